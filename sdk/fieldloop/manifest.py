@@ -1,0 +1,150 @@
+"""What a bundle says about itself: the signed manifest and the documents it lists.
+
+The manifest is the only thing a device trusts on its own word (because it is signed); every other
+byte of a bundle is trusted because the manifest names its size and SHA-256.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from fieldloop.profile import ReferenceProfile
+from fieldloop.signature import Signature
+
+Precision = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
+
+EntryName = Literal[
+    "model.float32.tflite",
+    "model.float16.tflite",
+    "model.dynamic.tflite",
+    "model.int8.tflite",
+    "model.int16x8.tflite",
+    "signature.json",
+    "profile.json",
+    "golden.json",
+    "lineage.json",
+]
+"""Every name a bundle may contain; there are no others, so no path can escape."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file of the bundle, in the order of the container."""
+
+    name: EntryName
+    size_bytes: int
+    sha256: str
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One compiled form of the model.
+
+    Attributes:
+        precision: How it was quantized; its file is `model.<precision>.tflite`.
+        min_runtime: Lowest TFLite runtime that has every op version, for example `2.14.0`.
+        op_versions: Highest version of each builtin op used.
+        score: Score on the sealed test set in the run's metric; None if not measured.
+        latency_p50_ms: As measured on the workstation or on the target.
+        latency_p90_ms: The same.
+        signature: The variant's own signature; None if it is the bundle's.
+    """
+
+    precision: Precision
+    min_runtime: str
+    op_versions: dict[str, int]
+    score: float | None = None
+    latency_p50_ms: float | None = None
+    latency_p90_ms: float | None = None
+    signature: Signature | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The signed description of a bundle.
+
+    Attributes:
+        format: Of the container and this schema.
+        name: The model's name, `[a-z0-9-]{1,64}`.
+        release: Counter that only grows; a device refuses a lower one.
+        device_classes: Targets that may run it.
+        variants: Compiled forms, the preferred one first.
+        entries: Files, in the order in which their bytes follow.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    release: int
+    device_classes: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    entries: tuple[Entry, ...]
+
+
+class ArrayBlob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A dense array: NumPy dtype name, shape, and C-order little-endian bytes (base64 in JSON)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class GoldenSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Inputs and the outputs they must give, replayed on the device before every switch.
+
+    Attributes:
+        precision: The variant it belongs to.
+        inputs: For each input tensor the rows, already encoded, shape (n, …).
+        outputs: For each output tensor the expected rows, shape (n, …), as dequantised reals.
+        tolerance: Largest absolute deviation allowed on a floating-point output; integer label
+            outputs must be equal.
+    """
+
+    precision: Precision
+    inputs: tuple[ArrayBlob, ...]
+    outputs: tuple[ArrayBlob, ...]
+    tolerance: float
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a model comes from, so that anybody can ask why it is on a device.
+
+    Attributes:
+        data_sha256: Hash of the data set's content.
+        split_sha256: Hash of the split's row numbers.
+        calibration_sha256: Hash of the calibration rows; empty if none were needed.
+        candidate: Name of the chosen candidate, for example `random-forest`.
+        parameters: Its hyper-parameters as text.
+        metric: The score's name.
+        gate: Evidence of the gates: name to sentence.
+        parent_sha256: Bundle that this one replaces; empty for the first.
+        tools: Version of every tool that had a part in it.
+    """
+
+    data_sha256: str
+    split_sha256: str
+    calibration_sha256: str = ""
+    candidate: str
+    parameters: dict[str, str] = {}
+    metric: str
+    gate: dict[str, str] = {}
+    parent_sha256: str = ""
+    tools: dict[str, str] = {}
+
+
+class BundleContent(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified bundle, in memory.
+
+    Attributes:
+        manifest: The signed manifest.
+        sha256: Hash of the whole bundle file, hex: the name the bundle goes by.
+        models: For each precision the flatbuffer's bytes.
+        signature: The model's contract (a variant may bring its own).
+        profile: The reference the field is compared with.
+        golden: Golden sets, one per variant.
+        lineage: Where it comes from.
+    """
+
+    manifest: Manifest
+    sha256: str
+    models: dict[str, bytes]
+    signature: Signature
+    profile: ReferenceProfile
+    golden: tuple[GoldenSet, ...]
+    lineage: Lineage

@@ -1,0 +1,1 @@
+"""Back home: store what devices say, notice drift, ask for labels, retrain and roll out."""

@@ -1,1 +1,1 @@
-"""Back home: store what devices say, notice drift, ask for labels, retrain and roll out."""
+"""Everything about devices in the field: ingest, store, drift, labels, rollout, retraining."""

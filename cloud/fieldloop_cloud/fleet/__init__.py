@@ -1,1 +1,1 @@
-"""Everything about devices in the field: ingest, store, drift, labels, rollout, retraining."""
+"""Back home: store what devices say, notice drift, ask for labels, retrain and roll out."""

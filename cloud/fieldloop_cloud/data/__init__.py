@@ -1,0 +1,1 @@
+"""Data: where rows come from, what they look like, and how they are split."""

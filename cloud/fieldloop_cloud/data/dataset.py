@@ -1,0 +1,177 @@
+"""A data set in memory: encoded rows, targets, and what every column means.
+
+Rows are held as the codec would encode them (categories as codes, missing values as NaN, images
+scaled), so that training, evaluation and the device see the same numbers. `raw` goes back to the
+user's units.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fieldloop.errors import DataError
+from fieldloop.signature import Category, FeatureSpec, ImageSpec
+
+Kind = Literal["tabular", "image"]
+DataTask = Literal["classification", "regression"]
+
+_DUST = 1e-3
+"""Far below one grey level, far above what float32 scaling leaves on a whole number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Rows with their targets.
+
+    Attributes:
+        name: For people: the file's or the bundled set's name.
+        kind: `tabular` (named features) or `image`.
+        task: `classification` or `regression`.
+        X: float32, encoded as the codec encodes: (n, features), or (n, height, width, channels).
+        y: Targets, shape (n,): int64 index into `labels`, or float32 for regression.
+        labels: Class labels in the order of their indices; empty for regression.
+        features: One spec per column; empty for images.
+        image: The image preprocessing; None for tabular data.
+        target: The target column's name; empty where it has none.
+        notes: What the reader of a report should know, one sentence each.
+
+    Example:
+        >>> Dataset.load("sklearn:iris")
+        Dataset('iris', tabular classification, 150 rows, 3 classes)
+    """
+
+    name: str
+    kind: Kind
+    task: DataTask
+    X: NDArray[np.float32]
+    y: NDArray[np.int64] | NDArray[np.float32]
+    labels: tuple[Category, ...] = ()
+    features: tuple[FeatureSpec, ...] = ()
+    image: ImageSpec | None = None
+    target: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.labels)} classes" if self.labels else ""
+        return f"Dataset({self.name!r}, {self.kind} {self.task}, {len(self)} rows{classes})"
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        target: str | None = None,
+        *,
+        task: DataTask | None = None,
+        drop: Sequence[str] = (),
+        categorical: Sequence[str] = (),
+        image_size: tuple[int, int] | None = None,
+    ) -> "Dataset":
+        """Load a data set; the source says which kind it is.
+
+        Args:
+            source: A `.csv` or `.parquet` file, an `.npz` file with arrays `X` and `y`, a folder
+                with one sub-folder of images per class, or `sklearn:NAME` with NAME one of
+                `digits`, `iris`, `wine`, `breast_cancer`, `diabetes`.
+            target: The target column of a table.
+            task: Says whether classes or numbers are predicted, where the target leaves it open.
+            drop: Columns of a table to leave out.
+            categorical: Columns of a table whose numbers are categories.
+            image_size: (height, width) that images are resized to; by default the commonest.
+
+        Raises:
+            DataError: Anything in the source that a model could not honestly be trained on; the
+                message names the column, row or file.
+        """
+        from fieldloop_cloud.data.sources import load  # noqa: PLC0415 - sources build on Dataset
+
+        return load(
+            source,
+            target,
+            task=task,
+            drop=drop,
+            categorical=categorical,
+            image_size=image_size,
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the content: rows, targets, labels and column meanings; the name is no part."""
+        digest = hashlib.sha256()
+        described = (self.kind, self.task, self.labels, self.features, self.image, self.X.shape)
+        digest.update(repr(described).encode())
+        digest.update(np.ascontiguousarray(self.X).tobytes())
+        digest.update(np.ascontiguousarray(self.y).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def flat(self) -> NDArray[np.float32]:
+        """Rows as shape (n, values): what a classical model takes."""
+        return self.X.reshape(len(self.X), -1)
+
+    def take(self, indices: ArrayLike) -> Self:
+        """Return the rows with these numbers, in their order."""
+        rows = np.asarray(indices)
+        return replace(self, X=self.X[rows], y=self.y[rows])
+
+    def concat(self, other: "Dataset") -> Self:
+        """Return these rows followed by another set's.
+
+        Raises:
+            DataError: The two differ in labels, columns, image size or task.
+        """
+        mine = (self.kind, self.task, self.labels, [f.name for f in self.features], self.image)
+        theirs = (other.kind, other.task, other.labels, [f.name for f in other.features])
+        if mine != (*theirs, other.image):
+            raise DataError(
+                f"data sets '{self.name}' and '{other.name}' do not have the same columns and "
+                "labels",
+                advice="Encode the second with the first's `encode`.",
+            )
+        return replace(
+            self, X=np.concatenate([self.X, other.X]), y=np.concatenate([self.y, other.y])
+        )
+
+    def label(self, index: int) -> Category | float:
+        """Return the target of one row as the user wrote it."""
+        value = self.y[index]
+        return self.labels[int(value)] if self.labels else float(value)
+
+    def raw(self, index: int) -> list[Any]:
+        """Return one row in the user's units, as a device would be given it.
+
+        Returns:
+            For a table one entry a feature (a category as written, None where missing); for an
+            image nested lists of shape (height, width, channels) in 0 … `max_value`.
+        """
+        row = self.X[index]
+        if self.image is not None:
+            pixels = (row.astype(np.float64) - self.image.offset) / self.image.scale
+            whole = np.rint(pixels)
+            # Scaling to 0 … 1 in float32 and back leaves dust on whole grey levels.
+            return np.where(np.abs(pixels - whole) < _DUST, whole, pixels).tolist()  # type: ignore[no-any-return]
+        return [_decoded(feature, value) for feature, value in zip(self.features, row, strict=True)]
+
+    @cached_property
+    def class_counts(self) -> tuple[int, ...]:
+        """Rows of each class, in the labels' order; empty for regression."""
+        if not self.labels:
+            return ()
+        return tuple(int(n) for n in np.bincount(self.y, minlength=len(self.labels)))
+
+
+def _decoded(feature: FeatureSpec, value: np.float32) -> Category | None:
+    if np.isnan(value):
+        return None
+    if not feature.categories:
+        return float(value)
+    code = int(value)
+    return feature.categories[code] if 0 <= code < len(feature.categories) else None

@@ -1,0 +1,1 @@
+"""Selection: the candidates, and the choice among what was measured."""

@@ -1,0 +1,413 @@
+"""The one adapter over the TFLite runtimes: ai-edge-litert, tflite-runtime and TensorFlow's own.
+
+Cloud and device both run models through `open_engine`. A runtime is imported when an engine is
+opened, never earlier. What the runtimes do not check is checked here: they accept a resize that
+contradicts the model, they call a model's bytes corrupt only after a crash in some versions, and
+tflite-runtime imports well beside a NumPy that it cannot work with.
+
+An engine takes verified *bytes*: a file is memory-mapped and may change under its path.
+"""
+
+import importlib
+import importlib.util
+import os
+import re
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop.errors import (
+    CompatibilityError,
+    ConfigError,
+    EnvironmentFaultError,
+    ModelRuntimeError,
+    SignatureError,
+)
+
+BACKEND_VARIABLE = "FIELDLOOP_BACKEND"
+"""Environment variable that names the backend to use."""
+
+TFLITE_IDENTIFIER = b"TFL3"
+"""The flatbuffer's file identifier, bytes 4 to 8."""
+
+_MODULES = {
+    "tflite-runtime": ("tflite_runtime", "tflite_runtime.interpreter"),
+    "ai-edge-litert": ("ai_edge_litert", "ai_edge_litert.interpreter"),
+    "tensorflow": ("tensorflow", "tensorflow.lite"),
+}
+"""Backends in the order of preference: tflite-runtime is only there if somebody asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One input or output of a loaded model.
+
+    Attributes:
+        name: The tensor's name in the flatbuffer.
+        shape: Dimensions; -1 where the model takes any size.
+        dtype: NumPy's name, for example `float32`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """A runtime on this machine.
+
+    Attributes:
+        name: `ai-edge-litert`, `tflite-runtime` or `tensorflow`.
+        version: Installed version; empty if it is not installed.
+        usable: Whether a model can be opened with it.
+        reason: Why not; empty if it is usable.
+        remedy: What to do about it.
+    """
+
+    name: str
+    version: str
+    usable: bool
+    reason: str = ""
+    remedy: str = ""
+
+    @property
+    def tflite_version(self) -> str | None:
+        """Version to compare a bundle's `min_runtime` with; None: newer than any (LiteRT)."""
+        return None if self.name == "ai-edge-litert" else self.version
+
+
+class Engine(Protocol):
+    """A loaded model that maps tensors to tensors; `testing.FakeEngine` is one too."""
+
+    @property
+    def backend(self) -> str:
+        """Runtime and version, for example `ai-edge-litert 2.3.0`."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Inputs in the flatbuffer's order."""
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """Outputs in the flatbuffer's order."""
+
+    def run(self, tensors: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+        """Run the model on one tensor per input.
+
+        Dynamic dimensions take the size of what is given; the leading one is the batch, may be
+        zero, and must be the same for all inputs. The outputs are copies.
+
+        Raises:
+            SignatureError: A wrong number of tensors, a wrong shape or dtype.
+            ModelRuntimeError: The runtime failed, or the engine is closed.
+        """
+
+    def close(self) -> None:
+        """Release the model; closing twice is allowed."""
+
+
+def available_backends() -> tuple[BackendInfo, ...]:
+    """Describe every backend, the preferred one first; imports none of them."""
+    return tuple(_describe(name) for name in _MODULES)
+
+
+def choose_backend(name: str | None = None) -> BackendInfo:
+    """Return the backend that `open_engine` would use.
+
+    Args:
+        name: A backend's name; None for the environment variable `FIELDLOOP_BACKEND` or, without
+            it, the first usable one of `available_backends`.
+
+    Raises:
+        ConfigError: No backend has this name.
+        EnvironmentFaultError: It is not installed or cannot work here.
+    """
+    wanted = name or os.environ.get(BACKEND_VARIABLE) or None
+    if wanted is None:
+        return _first_usable()
+    if wanted not in _MODULES:
+        raise ConfigError(
+            f"there is no backend called '{wanted}'", advice=f"Use one of {', '.join(_MODULES)}."
+        )
+    backend = _describe(wanted)
+    if not backend.usable:
+        raise EnvironmentFaultError(backend.reason, where=wanted, advice=backend.remedy)
+    return backend
+
+
+def open_engine(model: bytes, *, backend: str | None = None, num_threads: int = 1) -> Engine:
+    """Load a TFLite flatbuffer.
+
+    Args:
+        model: The flatbuffer's bytes; verify them first if they came from outside.
+        backend: As in `choose_backend`.
+        num_threads: Threads for one model; never more than this process has cores, because that
+            makes a model 40 times slower.
+
+    Raises:
+        ConfigError: An unknown backend, or fewer than one thread.
+        EnvironmentFaultError: No usable runtime is installed.
+        CompatibilityError: The model needs an op that the runtime does not have.
+        ModelRuntimeError: The bytes are no model, or the runtime cannot load them.
+    """
+    if num_threads < 1:
+        raise ConfigError("a model needs at least one thread", advice="Use num_threads=1.")
+    if model[4:8] != TFLITE_IDENTIFIER:
+        raise ModelRuntimeError(
+            "these bytes are not a TFLite model", advice="Give the content of a .tflite file."
+        )
+    chosen = choose_backend(backend)
+    threads = min(num_threads, _core_count())
+    return _InterpreterEngine(model, chosen, threads)
+
+
+def _core_count() -> int:
+    # What this process may use, where the system says so: a container's share, not the machine's.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _first_usable() -> BackendInfo:
+    backends = available_backends()
+    for backend in backends:
+        if backend.usable:
+            return backend
+    broken = next((backend for backend in backends if backend.version), None)
+    if broken is not None:
+        raise EnvironmentFaultError(broken.reason, where=broken.name, advice=broken.remedy)
+    raise EnvironmentFaultError(
+        "no TFLite runtime is installed",
+        advice="Install ai-edge-litert, or on 32-bit ARM fieldloop-device[tflite].",
+    )
+
+
+def _describe(name: str) -> BackendInfo:
+    package = _MODULES[name][0]
+    if importlib.util.find_spec(package) is None:
+        return BackendInfo(
+            name, "", usable=False, reason=f"{name} is not installed", remedy=_install(name)
+        )
+    version = _version(name, package)
+    if name == "tflite-runtime" and int(np.__version__.partition(".")[0]) >= 2:  # noqa: PLR2004 - NumPy 2 broke the binary interface
+        return BackendInfo(
+            name,
+            version,
+            usable=False,
+            reason=f"{name} {version} cannot work with NumPy {np.__version__}",
+            remedy="Run: pip install 'numpy<2', or install ai-edge-litert instead.",
+        )
+    return BackendInfo(name, version, usable=True)
+
+
+def _install(name: str) -> str:
+    extra = {
+        "tflite-runtime": "'fieldloop-device[tflite]'",
+        "tensorflow": "'fieldloop-cloud[deep]'",
+    }
+    return f"Run: pip install {extra.get(name, name)}."
+
+
+def _version(name: str, package: str) -> str:
+    # TensorFlow takes seconds to import; the small runtimes take less than importlib.metadata.
+    if name != "tensorflow":
+        version = getattr(importlib.import_module(package), "__version__", None)
+        if isinstance(version, str):
+            return version
+    metadata = importlib.import_module("importlib.metadata")
+    try:
+        return str(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class _InterpreterEngine:
+    """`Engine` over the `Interpreter` class that all three runtimes share."""
+
+    def __init__(self, model: bytes, backend: BackendInfo, num_threads: int) -> None:
+        self.backend = f"{backend.name} {backend.version}"
+        # Kept alive: the interpreter points into these bytes.
+        self._model = model
+        self._lock = threading.Lock()
+        self._interpreter: Any = _construct(model, backend, num_threads)
+        # Looked up once: asking for details costs more than a small model's whole inference.
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        self.inputs = tuple(_tensor_info(details) for details in inputs)
+        self.outputs = tuple(_tensor_info(details) for details in outputs)
+        self._input_indexes = tuple(details["index"] for details in inputs)
+        self._output_indexes = tuple(details["index"] for details in outputs)
+        self._dtypes = tuple(np.dtype(details["dtype"]) for details in inputs)
+        self._shapes: list[tuple[int, ...] | None] = [
+            tuple(int(size) for size in details["shape"]) for details in inputs
+        ]
+
+    def run(self, tensors: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+        """See `Engine.run`."""
+        # `invoke` lets other threads run: without the lock two callers would mix their tensors.
+        with self._lock:
+            if not self._fits(tensors):
+                self._check(tensors)
+                if any(tensor.size == 0 for tensor in tensors):
+                    return self._empty()
+                self._resize(tensors)
+            try:
+                for index, tensor in zip(self._input_indexes, tensors, strict=True):
+                    self._interpreter.set_tensor(index, tensor)
+                self._interpreter.invoke()
+                # get_tensor copies; a view would forbid the next invoke.
+                return tuple(
+                    [self._interpreter.get_tensor(index) for index in self._output_indexes]
+                )
+            except (RuntimeError, ValueError) as error:
+                self._shapes = [None] * len(self.inputs)
+                raise _translate(error, self.backend) from error
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        with self._lock:
+            self._interpreter = None
+            # No tensor fits any more, so `run` needs no check of its own.
+            self._shapes = [None] * len(self.inputs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _fits(self, tensors: Sequence[NDArray[Any]]) -> bool:
+        """Whether the tensors are what the interpreter is allocated for right now."""
+        if len(tensors) != len(self._shapes):
+            return False
+        for tensor, shape, dtype in zip(tensors, self._shapes, self._dtypes, strict=True):
+            if tensor.shape != shape or tensor.dtype != dtype:
+                return False
+        return True
+
+    def _check(self, tensors: Sequence[NDArray[Any]]) -> None:
+        if self._interpreter is None:
+            raise ModelRuntimeError("this model is closed", advice="Open it again.")
+        check_tensors(self.inputs, tensors)
+
+    def _resize(self, tensors: Sequence[NDArray[Any]]) -> None:
+        try:
+            for index, tensor, shape in zip(
+                self._input_indexes, tensors, self._shapes, strict=True
+            ):
+                if tensor.shape != shape:
+                    self._interpreter.resize_tensor_input(index, tensor.shape)
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            self._shapes = [None] * len(self.inputs)
+            raise _translate(error, self.backend) from error
+        self._shapes = [tensor.shape for tensor in tensors]
+
+    def _empty(self) -> tuple[NDArray[Any], ...]:
+        """Answer a batch of no rows; kernels may divide by its size, so none is run."""
+        return tuple(
+            np.empty(empty_shape(info.shape), dtype=np.dtype(info.dtype)) for info in self.outputs
+        )
+
+
+def check_tensors(inputs: Sequence[TensorInfo], tensors: Sequence[NDArray[Any]]) -> None:
+    """Check tensors against a model's inputs.
+
+    Raises:
+        SignatureError: A wrong number, shape or dtype, or inputs whose batches differ.
+    """
+    if len(tensors) != len(inputs):
+        raise SignatureError(
+            f"the model takes {len(inputs)} tensors, {len(tensors)} were given",
+            advice=f"Give {', '.join(info.name for info in inputs)}.",
+        )
+    for info, tensor in zip(inputs, tensors, strict=True):
+        same_rank = len(info.shape) == tensor.ndim
+        if not same_rank or any(
+            wanted not in (-1, size) for wanted, size in zip(info.shape, tensor.shape, strict=True)
+        ):
+            raise SignatureError(
+                f"a tensor of shape {tensor.shape} does not fit {info.shape}",
+                where=f"input {info.name}",
+                advice="Give the model's shape; -1 takes any size.",
+            )
+        if tensor.dtype != np.dtype(info.dtype):
+            raise SignatureError(
+                f"a tensor of {tensor.dtype} came where {info.dtype} is needed",
+                where=f"input {info.name}",
+                advice="Encode raw values with fieldloop.codec.",
+            )
+    batches = {
+        tensor.shape[0]
+        for info, tensor in zip(inputs, tensors, strict=True)
+        if info.shape and info.shape[0] == -1
+    }
+    if len(batches) > 1:
+        raise SignatureError(
+            f"the inputs have different numbers of rows: {sorted(batches)}",
+            advice="Give every input the same rows.",
+        )
+
+
+def empty_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return an output's shape for a batch of no rows."""
+    if -1 in shape:
+        return tuple(0 if size == -1 else size for size in shape)
+    return (0, *shape[1:])
+
+
+def _tensor_info(details: dict[str, Any]) -> TensorInfo:
+    signature = details["shape_signature"]
+    shape = signature if len(signature) == len(details["shape"]) else details["shape"]
+    return TensorInfo(
+        name=str(details["name"]),
+        shape=tuple(int(size) for size in shape),
+        dtype=np.dtype(details["dtype"]).name,
+    )
+
+
+def _construct(model: bytes, backend: BackendInfo, num_threads: int) -> Any:
+    try:
+        module = importlib.import_module(_MODULES[backend.name][1])
+        with warnings.catch_warnings():
+            # TensorFlow announces here that its interpreter moves to LiteRT: that is us already.
+            warnings.simplefilter("ignore")
+            interpreter = module.Interpreter(model_content=model, num_threads=num_threads)
+        interpreter.allocate_tensors()
+    except ImportError as error:
+        raise EnvironmentFaultError(
+            f"{backend.name} {backend.version} cannot be imported: {error}",
+            advice=f"Install it again. {_install(backend.name)}",
+        ) from error
+    except (RuntimeError, ValueError, SystemError) as error:
+        raise _translate(error, f"{backend.name} {backend.version}") from error
+    return interpreter
+
+
+_MISSING_BUILTIN = re.compile(r"Didn't find op for builtin opcode '(\w+)' version '(\d+)'")
+_MISSING_CUSTOM = re.compile(r"unresolved custom op: (\S+?)\.?(?:\s|$)|(Select TensorFlow op)")
+
+
+def _translate(error: Exception, backend: str) -> CompatibilityError | ModelRuntimeError:
+    text = " ".join(str(error).split())
+    if builtin := _MISSING_BUILTIN.search(text):
+        return CompatibilityError(
+            f"the model needs op {builtin[1]} in version {builtin[2]}, which {backend} lacks",
+            advice="Update the runtime, or compile the model for this device's runtime.",
+        )
+    if custom := _MISSING_CUSTOM.search(text):
+        return CompatibilityError(
+            f"the model needs the custom op {custom[1] or 'of Select TensorFlow ops'}, "
+            f"which {backend} lacks",
+            advice="Compile the model with builtin ops only.",
+        )
+    return ModelRuntimeError(
+        f"{backend} failed: {text[:300]}",
+        advice="Check that the model is whole and that the tensors fit it.",
+    )

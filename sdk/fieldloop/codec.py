@@ -1,0 +1,350 @@
+"""Raw values to tensors and tensors to answers; the only such code in the project.
+
+The data flows one way: `encode_row` (or `encode_rows`) turns what the user measured into real
+numbers, `tensors` quantizes them for the engine, `decode` turns the engine's outputs into
+`Prediction`s. A `Codec` precomputes all it can from the signature, because a device calls it for
+every single prediction.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop.arrays import ArrayEncoder
+from fieldloop.errors import ModelRuntimeError, SignatureError, UnsupportedError
+from fieldloop.images import ImageEncoder
+from fieldloop.signature import Category, OutputRole, Signature, TensorSpec
+from fieldloop.tabular import TabularEncoder
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One answer.
+
+    Attributes:
+        label: The class (or cluster) in the user's words; None for a regression.
+        value: The predicted value in the target's unit; None unless the model gives one number.
+        probabilities: Of all classes, in the order of the signature's labels; None without.
+        confidence: Probability of the answered label; None without probabilities.
+        outputs: Every output by name, one row, as real values.
+        out_of_range: Names of the features outside what was seen in training.
+        latency_ms: How long the answer took.
+    """
+
+    label: Category | None = None
+    value: float | None = None
+    probabilities: tuple[float, ...] | None = None
+    confidence: float | None = None
+    outputs: Mapping[str, NDArray[Any]]
+    out_of_range: tuple[str, ...] = ()
+    latency_ms: float = 0.0
+
+
+class Codec:
+    """Encodes and decodes for one model.
+
+    Args:
+        signature: The model's contract.
+
+    Raises:
+        SignatureError: The signature contradicts itself.
+        UnsupportedError: The model has several inputs.
+
+    Example:
+        >>> from fieldloop.signature import FeatureSpec
+        >>> codec = Codec(Signature(
+        ...     task="regression",
+        ...     inputs=(TensorSpec(name="x", shape=(-1, 2), dtype="float32"),),
+        ...     outputs=(TensorSpec(name="value", shape=(-1, 1), dtype="float32", role="value"),),
+        ...     features=(FeatureSpec(name="current"), FeatureSpec(name="voltage", high=5.0)),
+        ... ))
+        >>> rows = codec.encode_row({"current": 0.5, "voltage": 7.0})
+        >>> codec.tensors(rows)[0].shape
+        (1, 2)
+        >>> codec.decode([np.array([[21.5]], dtype=np.float32)], rows=rows)[0].out_of_range
+        ('voltage',)
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature.checked()
+        if len(signature.inputs) > 1:
+            raise UnsupportedError(
+                f"raw rows cannot be encoded for a model with {len(signature.inputs)} inputs",
+                where=", ".join(spec.name for spec in signature.inputs),
+                advice="Merge them into one input.",
+            )
+        self._input = signature.inputs[0]
+        self._encoder = _encoder(signature)
+        self._quantizer = Quantizer(self._input)
+        self._dequantizers = tuple(Quantizer(spec) for spec in signature.outputs)
+        self._is_plain = all(spec.dtype == "float32" for spec in signature.outputs)
+        self._names = tuple(spec.name for spec in signature.outputs)
+        self._label_at = self._position("label")
+        self._probabilities_at = self._position("probabilities")
+        self._decision_at = self._position("decision")
+        self._value_at = self._position("value")
+
+    def encode_row(self, raw: object) -> NDArray[np.float32]:
+        """Turn one raw row into real numbers, shape (1, *input shape without the batch).
+
+        Args:
+            raw: A dict by feature name, a sequence in the features' order, or for an image model
+                an array (height, width[, channels]), a file's bytes or a path.
+
+        Raises:
+            SignatureError: A value does not fit; names the feature.
+            DataError: An image file that is missing or not an image.
+            EnvironmentFaultError: An image file, but Pillow is not installed.
+        """
+        return self._shaped(self._encoder.row(raw))
+
+    def encode_rows(self, raw: object) -> NDArray[np.float32]:
+        """Turn many raw rows into real numbers, shape (n, *input shape without the batch).
+
+        Args:
+            raw: A list of what `encode_row` takes, or an array with the rows as first dimension.
+
+        Raises:
+            SignatureError: A value does not fit; names the row and the feature.
+            DataError: An image file that is missing or not an image.
+            EnvironmentFaultError: An image file, but Pillow is not installed.
+        """
+        return self._shaped(self._encoder.rows(raw))
+
+    def tensors(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        """Turn encoded rows into the engine's input tensors.
+
+        Raises:
+            SignatureError: A missing value for a model with integer inputs.
+        """
+        return (self._quantizer.quantize(rows),)
+
+    def decode(
+        self,
+        outputs: Sequence[NDArray[Any]],
+        *,
+        rows: NDArray[np.float32] | None = None,
+        latency_ms: float = 0.0,
+    ) -> list[Prediction]:
+        """Turn the engine's outputs into one prediction a row.
+
+        Args:
+            outputs: One tensor per output of the signature, in its order; rows first.
+            rows: The encoded rows, for the range checks; None skips them.
+            latency_ms: What to write into each prediction.
+
+        Raises:
+            ModelRuntimeError: The outputs contradict the signature, or are not numbers.
+        """
+        if len(outputs) != len(self._names):
+            raise ModelRuntimeError(
+                f"the model gave {len(outputs)} outputs, the signature names {len(self._names)}",
+                advice="Compile the model again.",
+            )
+        count = len(outputs[0]) if rows is None else len(rows)
+        for name, array in zip(self._names, outputs, strict=True):
+            if not array.ndim or len(array) != count:
+                raise ModelRuntimeError(
+                    f"an output of shape {array.shape} does not have {count} rows",
+                    where=name,
+                    advice="Compile the model again.",
+                )
+        if not self._is_plain:
+            outputs = [
+                quantizer.dequantize(array)
+                for quantizer, array in zip(self._dequantizers, outputs, strict=True)
+            ]
+        outside = self._out_of_range(rows, count)
+        return [
+            self._prediction([array[row] for array in outputs], outside[row], latency_ms)
+            for row in range(count)
+        ]
+
+    def _position(self, role: OutputRole) -> int | None:
+        spec = self.signature.output(role)
+        return None if spec is None else self.signature.outputs.index(spec)
+
+    def _shaped(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give encoded rows the input's rank: a classical model takes an image as flat row."""
+        if rows.ndim == len(self._input.shape):
+            return rows
+        return rows.reshape(len(rows), *self._input.shape[1:])
+
+    def _out_of_range(
+        self, rows: NDArray[np.float32] | None, count: int
+    ) -> Sequence[tuple[str, ...]]:
+        if rows is None or not isinstance(self._encoder, TabularEncoder):
+            return ((),) * count
+        return self._encoder.out_of_range(rows)
+
+    def _prediction(
+        self, outputs: list[NDArray[Any]], outside: tuple[str, ...], latency_ms: float
+    ) -> Prediction:
+        probabilities = confidence = label = value = index = None
+        if self._label_at is not None:
+            index = int(outputs[self._label_at].item())
+        if self._probabilities_at is not None:
+            probabilities = _probabilities(outputs[self._probabilities_at])
+            if index is None:
+                index = probabilities.index(max(probabilities))
+            confidence = probabilities[index] if 0 <= index < len(probabilities) else None
+        elif index is None and self._decision_at is not None:
+            index = _decided(outputs[self._decision_at])
+        if index is not None:
+            label = self._label(index)
+        if self._value_at is not None:
+            value = _single_value(outputs[self._value_at])
+        return Prediction(
+            label=label,
+            value=value,
+            probabilities=probabilities,
+            confidence=confidence,
+            outputs=dict(zip(self._names, outputs, strict=True)),
+            out_of_range=outside,
+            latency_ms=latency_ms,
+        )
+
+    def _label(self, index: int) -> Category:
+        labels = self.signature.labels
+        if not labels:
+            return index
+        if not 0 <= index < len(labels):
+            raise ModelRuntimeError(
+                f"the model answered class {index}, the signature has {len(labels)} labels",
+                advice="Compile the model again.",
+            )
+        return labels[index]
+
+
+class Quantizer:
+    """Scales between the real values and the dtype of one tensor.
+
+    real = (q - zero_point) · scale, per tensor or per element of the last axis; q is rounded half
+    to even and saturates.
+    (https://ai.google.dev/edge/litert/models/quantization_spec)
+
+    Args:
+        spec: The tensor.
+    """
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._name = spec.name
+        self._dtype = np.dtype(spec.dtype)
+        self._is_float = self._dtype.kind == "f"
+        # float64: a tiny scale must not overflow on the way.
+        self._scale = np.asarray(spec.scale or (1.0,), dtype=np.float64)
+        self._zero_point = np.asarray(spec.zero_point or (0,), dtype=np.float64)
+        self._is_quantized = spec.is_quantized
+        if self._dtype.kind in "iu":
+            limits = np.iinfo(self._dtype)
+            self._low, self._high = float(limits.min), float(limits.max)
+
+    def quantize(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Turn real values into the tensor's dtype.
+
+        Raises:
+            SignatureError: NaN, for a tensor of integers.
+        """
+        if self._is_float:
+            return rows if rows.dtype == self._dtype else rows.astype(self._dtype)
+        if self._dtype.kind == "b":
+            return rows.astype(np.bool_)
+        scaled = rows / self._scale
+        np.rint(scaled, out=scaled)
+        scaled += self._zero_point
+        if math.isnan(scaled.sum()):
+            raise SignatureError(
+                "a quantized input has no code for a missing value",
+                where=f"input {self._name}",
+                advice="Fill it in, or use a float32 variant.",
+            )
+        np.maximum(scaled, self._low, out=scaled)
+        np.minimum(scaled, self._high, out=scaled)
+        return scaled.astype(self._dtype)
+
+    def dequantize(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Turn the tensor's values into real ones: float32, or as they are if not quantized."""
+        if self._is_quantized:
+            return ((array - self._zero_point) * self._scale).astype(np.float32)
+        return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def quantize(spec: TensorSpec, rows: NDArray[Any]) -> NDArray[Any]:
+    """Turn real values, shape (n, …), into the tensor's dtype.
+
+    Raises:
+        SignatureError: NaN, for a tensor of integers.
+
+    Example:
+        >>> spec = TensorSpec(name="x", shape=(-1, 3), dtype="int8", scale=(0.5,), zero_point=(1,))
+        >>> quantize(spec, np.array([[0.0, 0.75, 100.0]], dtype=np.float32)).tolist()
+        [[1, 3, 127]]
+    """
+    return Quantizer(spec).quantize(rows)
+
+
+def dequantize(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    """Turn a tensor, shape (n, …), into real values; labels and other integers stay integers.
+
+    Example:
+        >>> spec = TensorSpec(name="y", shape=(-1, 1), dtype="int8", scale=(0.5,), zero_point=(1,))
+        >>> dequantize(spec, np.array([[3]], dtype=np.int8)).tolist()
+        [[1.0]]
+    """
+    return Quantizer(spec).dequantize(array)
+
+
+def _encoder(signature: Signature) -> TabularEncoder | ImageEncoder | ArrayEncoder:
+    shape = signature.inputs[0].shape[1:]
+    if signature.image is not None:
+        image = signature.image
+        pixels = (image.height, image.width, image.channels)
+        if shape not in (pixels, (math.prod(pixels),)):
+            raise SignatureError(
+                f"an image of {pixels} does not fit an input of {shape}",
+                where=f"input {signature.inputs[0].name}",
+                advice="Compile again.",
+            )
+        return ImageEncoder(image)
+    if not signature.features:
+        return ArrayEncoder(shape)
+    if shape != (len(signature.features),):
+        raise SignatureError(
+            f"{len(signature.features)} features do not fit an input of {shape}",
+            where=f"input {signature.inputs[0].name}",
+            advice="Compile again.",
+        )
+    return TabularEncoder(signature.features)
+
+
+def _probabilities(row: NDArray[Any]) -> tuple[float, ...]:
+    values = row.ravel().tolist() if row.ndim != 1 else row.tolist()
+    # One test for all: a sum is finite only if every part is.
+    if not math.isfinite(sum(values)):
+        raise ModelRuntimeError(
+            "the model answered NaN or infinity instead of probabilities",
+            advice="Check the input's range; compile the model again if it fits.",
+        )
+    if len(values) == 1:  # a sigmoid: the probability of the second class
+        return (1.0 - values[0], values[0])
+    return tuple(values)
+
+
+def _decided(row: NDArray[Any]) -> int:
+    """Return the class of decision values: the largest, or by sign if there is only one."""
+    return int(row.item() > 0) if row.size == 1 else int(row.argmax())
+
+
+def _single_value(row: NDArray[Any]) -> float | None:
+    if row.size != 1:
+        return None
+    value = float(row.item())
+    if not math.isfinite(value):
+        raise ModelRuntimeError(
+            f"the model answered {value} instead of a number",
+            advice="Check the input's range; compile the model again if it fits.",
+        )
+    return value

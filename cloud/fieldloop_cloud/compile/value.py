@@ -1,0 +1,336 @@
+"""What flows between lowerings: a table of numbers that remembers how it was made.
+
+A `Value` stands for a table (-1, width) inside the graph. Nothing is emitted until somebody asks
+for a tensor, so that the next estimator can absorb what came before it:
+
+- **affine**: the table is an affine function of a base table (scalers, column picks, PCA,
+  dequantization). A linear model multiplies it into its own weights in float64 (`fold`).
+- **monotone**: each column is a non-decreasing function of one column of the model's input
+  (`raw`). A tree moves its thresholds into the raw column (`thresholds.ThresholdTable`) and needs
+  no scaler at all.
+- **reference**: what scikit-learn itself computes for given input rows, on the host. It is what
+  the two above are checked and bisected against, and where centres come from.
+
+Three ways to consume a value: `tensor()` for the float32 table, `centred()` for a table that is
+exact although the features lie far from zero, `Context.linear` for a matrix product.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop.signature import Category
+from fieldloop_cloud.compile.graph import Graph
+from fieldloop_cloud.compile.tensor import Tensor
+
+Table = Any
+"""A host-side table: float array (n, width), or a DataFrame where the user's rows are one."""
+
+Reference = Callable[[NDArray[Any]], Table]
+"""From rows of the model's input tensor to the table that scikit-learn has at this place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """value = base · matrix + offset, all float64.
+
+    Attributes:
+        base: The table it is a function of; never affine itself.
+        offset: (width,).
+        source: For an elementwise map the base column of each column, else None.
+        scale: For an elementwise map the factor of each column, else None.
+        dense: For any other map the matrix (base.width, width), else None.
+    """
+
+    base: "Value"
+    offset: NDArray[np.float64]
+    source: NDArray[np.intp] | None = None
+    scale: NDArray[np.float64] | None = None
+    dense: NDArray[np.float64] | None = None
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The map as a matrix (base.width, width)."""
+        if self.dense is not None:
+            return self.dense
+        assert self.source is not None
+        assert self.scale is not None
+        matrix = np.zeros((self.base.width, len(self.source)))
+        matrix[self.source, np.arange(len(self.source))] = self.scale
+        return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A table of numbers in the graph.
+
+    Attributes:
+        graph: Where its ops go.
+        width: Number of columns.
+        reference: scikit-learn's own result at this place for rows of the model's input.
+        example: Input rows to estimate centres from, of the input tensor's dtype.
+        entrance: The model's input tensor, float32 or int8.
+        raw: For each column the input column that it is a non-decreasing function of, or None.
+        untouched: Whether every column equals its raw column (only picked, not changed).
+        categories: For each column the categories that its codes stand for; () for a number.
+        affine: The affine map it is, if it is one.
+        build: Emits the table; called at most once.
+    """
+
+    graph: Graph
+    width: int
+    reference: Reference
+    example: NDArray[Any]
+    entrance: Tensor
+    raw: tuple[int | None, ...]
+    build: Callable[[], Tensor]
+    untouched: bool = False
+    categories: tuple[tuple[Category, ...], ...] = ()
+    affine: Affine | None = None
+    _built: list[Tensor] = field(default_factory=list)
+
+    # Consuming.
+
+    def tensor(self) -> Tensor:
+        """Return the table as a float32 tensor (-1, width); emitted once."""
+        if not self._built:
+            self._built.append(self.build())
+        return self._built[0]
+
+    def centred(self) -> tuple[Tensor, NDArray[np.float64]]:
+        """Return (t, shift) with value = t + shift, t near zero for the example's rows.
+
+        t is exact to float32's relative precision around the centre, which value itself is not if
+        it lies far from zero. Subtract `shift` from support vectors, neighbours or means.
+        """
+        g = self.graph
+        if self.affine is None or self.affine.dense is not None:
+            centre = self.example_mean.astype(np.float32)
+            table = self.tensor()
+            return (g.sub(table, centre) if centre.any() else table), centre.astype(np.float64)
+        assert self.affine.scale is not None
+        base = self.affine.base
+        centre = base.example_mean.astype(np.float32)
+        table = base.tensor()
+        if centre.any():
+            table = g.sub(table, centre)
+        table = _pick(g, table, self.affine.source, base.width)
+        if (self.affine.scale != 1).any():
+            table = g.mul(table, np.float32(self.affine.scale))
+        picked = centre.astype(np.float64)[self.affine.source]
+        return table, picked * self.affine.scale + self.affine.offset
+
+    @cached_property
+    def example_table(self) -> NDArray[np.float64]:
+        """The reference on the example's rows, float64 (n, width)."""
+        return host_array(self.reference(self.example))
+
+    @property
+    def example_mean(self) -> NDArray[np.float64]:
+        """Mean of each column over the example; 0 where there is none."""
+        if not len(self.example):
+            return np.zeros(self.width)
+        valid = np.isfinite(self.example_table)
+        total = np.where(valid, self.example_table, 0.0).sum(axis=0)
+        return np.asarray(total / np.maximum(valid.sum(axis=0), 1))
+
+    # Making the next one; the caller (Context.transform) puts the reference in.
+
+    def scaled(self, scale: Any, offset: Any) -> "Value":
+        """Return value · scale + offset, elementwise; scale (width,) or a number."""
+        factor = np.broadcast_to(np.asarray(scale, np.float64), (self.width,))
+        shift = np.broadcast_to(np.asarray(offset, np.float64), (self.width,))
+        inner = self._as_affine()
+        if inner.source is not None and inner.scale is not None:
+            affine = Affine(
+                inner.base,
+                inner.offset * factor + shift,
+                source=inner.source,
+                scale=inner.scale * factor,
+            )
+        else:
+            affine = Affine(inner.base, inner.offset * factor + shift, dense=inner.matrix * factor)
+        raw = tuple(r if f > 0 else None for r, f in zip(self.raw, factor, strict=True))
+        return self._derive(affine, raw)
+
+    def projected(self, matrix: Any, offset: Any = 0.0) -> "Value":
+        """Return value · matrix + offset; matrix (width, k)."""
+        weights = np.asarray(matrix, np.float64)
+        shift = np.broadcast_to(np.asarray(offset, np.float64), (weights.shape[1],))
+        inner = self._as_affine()
+        affine = Affine(inner.base, inner.offset @ weights + shift, dense=inner.matrix @ weights)
+        return self._derive(affine, (None,) * weights.shape[1])
+
+    def take(self, columns: Sequence[int] | NDArray[Any]) -> "Value":
+        """Return some columns, in the order given; keeps reference, raw and categories."""
+        at = np.asarray(columns, np.intp)
+        inner = self._as_affine()
+        if inner.source is not None and inner.scale is not None:
+            affine = Affine(
+                inner.base, inner.offset[at], source=inner.source[at], scale=inner.scale[at]
+            )
+        else:
+            affine = Affine(inner.base, inner.offset[at], dense=inner.matrix[:, at])
+        made = self._derive(affine, tuple(self.raw[i] for i in at))
+        reference = self.reference
+        return replace(
+            made,
+            reference=lambda rows: _columns(reference(rows), at),
+            untouched=self.untouched,
+            categories=tuple(self.categories[i] for i in at),
+        )
+
+    def opaque(
+        self,
+        build: Tensor | Callable[[], Tensor],
+        *,
+        width: int | None = None,
+        monotone: Sequence[int | None] | None = None,
+    ) -> "Value":
+        """Return a table that is neither affine nor (unless said) monotone.
+
+        Args:
+            build: The tensor, or a function that emits it when it is needed.
+            width: Number of columns; None: the tensor's, or this value's.
+            monotone: For each column the column of *this* value it is a non-decreasing function
+                of, or None; NaN may map to anything. The reference is bisected, so the function
+                must be non-decreasing as scikit-learn computes it.
+        """
+        known = build.shape[1] if isinstance(build, Tensor) else self.width
+        columns = known if width is None else width
+        sources = (None,) * columns if monotone is None else tuple(monotone)
+        return Value(
+            graph=self.graph,
+            width=columns,
+            reference=_unknown,
+            example=self.example,
+            entrance=self.entrance,
+            raw=tuple(None if s is None else self.raw[s] for s in sources),
+            build=(lambda: build) if isinstance(build, Tensor) else build,
+            categories=((),) * columns,
+        )
+
+    def with_reference(self, reference: Reference) -> "Value":
+        """Return the same table with scikit-learn's own way to compute it."""
+        return replace(self, reference=reference)
+
+    def _as_affine(self) -> Affine:
+        if self.affine is not None:
+            return self.affine
+        return Affine(
+            self, np.zeros(self.width), source=np.arange(self.width), scale=np.ones(self.width)
+        )
+
+    def _derive(self, affine: Affine, raw: tuple[int | None, ...]) -> "Value":
+        width = len(affine.offset)
+        return Value(
+            graph=self.graph,
+            width=width,
+            reference=_unknown,
+            example=self.example,
+            entrance=self.entrance,
+            raw=raw,
+            build=lambda: _emit_affine(self.graph, affine),
+            categories=((),) * width,
+            affine=affine,
+        )
+
+
+def host_array(table: Table) -> NDArray[np.float64]:
+    """Return a reference's table as a float64 array, from an array, a DataFrame or sparse."""
+    dense = table.toarray() if hasattr(table, "toarray") else table
+    return np.asarray(dense, dtype=np.float64)
+
+
+def side_by_side(values: Sequence[Value], reference: Reference) -> Value:
+    """Return the columns of all values in one table (ColumnTransformer, FeatureUnion)."""
+    first = values[0]
+    if len(values) == 1:
+        return first.with_reference(reference)
+    parts = [value._as_affine() for value in values]  # noqa: SLF001 - this module's own
+    affine = None
+    if all(p.source is not None and p.base is parts[0].base for p in parts):
+        affine = Affine(
+            parts[0].base,
+            np.concatenate([p.offset for p in parts]),
+            source=np.concatenate([p.source for p in parts if p.source is not None]),
+            scale=np.concatenate([p.scale for p in parts if p.scale is not None]),
+        )
+    graph = first.graph
+
+    def build() -> Tensor:
+        if affine is not None:
+            return _emit_affine(graph, affine)
+        return graph.concat([value.tensor() for value in values if value.width], axis=1)
+
+    return Value(
+        graph=graph,
+        width=sum(value.width for value in values),
+        reference=reference,
+        example=first.example,
+        entrance=first.entrance,
+        raw=tuple(r for value in values for r in value.raw),
+        build=build,
+        untouched=all(value.untouched for value in values),
+        categories=tuple(c for value in values for c in value.categories),
+        affine=affine,
+    )
+
+
+def _emit_affine(g: Graph, affine: Affine) -> Tensor:
+    """Emit the table. The centre goes first: near it the float32 difference is exact."""
+    base = affine.base
+    if affine.scale is None or affine.source is None:
+        return emit_product(g, base, affine.matrix, affine.offset)
+    table = _pick(g, base.tensor(), affine.source, base.width)
+    safe = np.where(affine.scale == 0, 1.0, affine.scale)
+    centre = np.where(affine.scale == 0, 0.0, -affine.offset / safe).astype(np.float32)
+    rest = affine.offset + centre.astype(np.float64) * affine.scale
+    if centre.any():
+        table = g.sub(table, centre)
+    if (affine.scale != 1).any():
+        table = g.mul(table, np.float32(affine.scale))
+    return g.add(table, np.float32(rest)) if np.float32(rest).any() else table
+
+
+FAR = 2.0
+"""A column further from zero than this many of its own spreads is centred before a product."""
+
+
+def emit_product(
+    g: Graph,
+    base: Value,
+    matrix: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    weights: Callable[[NDArray[np.float64]], Tensor] | None = None,
+) -> Tensor:
+    """Emit base · matrix + offset as one FULLY_CONNECTED, after a centring SUB where it matters."""
+    mean = base.example_mean
+    table = base.tensor()
+    if len(base.example) and (np.abs(mean) > FAR * np.nanstd(base.example_table, axis=0)).any():
+        centre = mean.astype(np.float32)
+        table = g.sub(table, centre)
+        offset = offset + centre.astype(np.float64) @ matrix
+    filters = np.ascontiguousarray(matrix.T)
+    return g.fully_connected(table, weights(filters) if weights else filters, offset)
+
+
+def _pick(g: Graph, table: Tensor, source: NDArray[np.intp] | None, width: int) -> Tensor:
+    if source is None or np.array_equal(source, np.arange(width)):
+        return table
+    return g.gather(table, np.asarray(source, np.int32), axis=1)
+
+
+def _columns(table: Table, at: NDArray[np.intp]) -> Table:
+    if hasattr(table, "iloc"):
+        return table.iloc[:, at]
+    return (table.tocsc() if hasattr(table, "tocsc") else table)[:, at]
+
+
+def _unknown(rows: NDArray[Any]) -> Table:
+    message = f"no reference for {len(rows)} rows: pass transformers through Context.transform"
+    raise RuntimeError(message)

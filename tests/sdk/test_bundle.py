@@ -5,6 +5,10 @@ import struct
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from fieldloop import bundle
 from fieldloop.bundle import from_blob, pack, sha256_hex, to_blob, unpack
 from fieldloop.errors import BundleError, CompatibilityError, DataError, TrustError
@@ -13,9 +17,6 @@ from fieldloop.integrity import PublicKey, SigningKey, TrustPolicy
 from fieldloop.manifest import ArrayBlob, GoldenSet, Lineage, Manifest, Variant
 from fieldloop.profile import MonitoredQuantity, ReferenceProfile
 from fieldloop.signature import FeatureSpec, Signature, TensorSpec
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 KEY = SigningKey.from_bytes(bytes(range(32)))
 OTHER = SigningKey.from_bytes(bytes(32))
@@ -189,7 +190,7 @@ def resigned(change, *, key=KEY, payload=None):
 
 
 def test_the_helper_that_signs_again_makes_a_sound_bundle():
-    assert unpack(resigned(lambda manifest: None), trust=TRUST).manifest.name == "pump"
+    assert unpack(resigned(lambda _: None), trust=TRUST).manifest.name == "pump"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_signed_by_another_key_is_refused():
 
 
 def test_a_signature_by_another_key_under_a_trusted_name_is_refused():
-    forged = resigned(lambda manifest: None, key=OTHER)
+    forged = resigned(lambda _: None, key=OTHER)
     forged = forged.replace(OTHER.public.key_id.encode(), KEY.public.key_id.encode())
     with pytest.raises(TrustError, match="does not fit"):
         unpack(forged, trust=TRUST)

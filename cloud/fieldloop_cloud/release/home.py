@@ -20,16 +20,18 @@ import fcntl
 import os
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from fieldloop.errors import ConfigError, EnvironmentFaultError
 
 StructType = TypeVar("StructType", bound=msgspec.Struct)
+
+_SCALARS = (str, int, float, bool)
 
 DEFAULT_HOME = Path("fleet")
 """Where commands look for the home without `--home`."""
@@ -214,7 +216,7 @@ class Home:
             raise _cannot_write(self.path, error) from error
         if settings is not None or not self.settings_file.exists():
             chosen = (settings or FleetSettings()).checked()
-            write_file(self.settings_file, _to_toml(chosen).encode())
+            write_file(self.settings_file, to_toml(msgspec.to_builtins(chosen)).encode())
         return self
 
     def opened(self) -> "Home":
@@ -317,13 +319,29 @@ def _cannot_write(path: Path, error: OSError) -> EnvironmentFaultError:
     )
 
 
-def _to_toml(settings: FleetSettings) -> str:
-    """Write settings of two levels; JSON's scalars are TOML's for all types used here."""
+def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write tables of scalars as TOML (JSON's scalars are TOML's); empty tables are left out.
+
+    Raises:
+        ConfigError: A value is neither text, number nor boolean.
+
+    Example:
+        >>> print(to_toml({"device": {"id": "pi-17", "spare": False}, "privacy": {}}), end="")
+        [device]
+        id = "pi-17"
+        spare = false
+    """
     lines: list[str] = []
-    for section, values in msgspec.to_builtins(settings).items():
-        lines.append(f"[{section}]")
-        lines += [
-            f"{name} = {msgspec.json.encode(value).decode()}" for name, value in values.items()
-        ]
-        lines.append("")
+    for section, values in tables.items():
+        wrong = [name for name, value in values.items() if not isinstance(value, _SCALARS)]
+        if wrong:
+            raise ConfigError(
+                "a setting must be text, a number or true/false",
+                where=f"[{section}] {wrong[0]}",
+                advice="Give a plain value.",
+            )
+        if values:
+            lines.append(f"[{section}]")
+            lines += [f"{name} = {msgspec.json.encode(v).decode()}" for name, v in values.items()]
+            lines.append("")
     return "\n".join(lines)

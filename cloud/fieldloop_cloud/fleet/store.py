@@ -313,9 +313,18 @@ class Store:
     # Access
 
     @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make one transaction of all calls inside: all are on the disk at its end, or none."""
+        with self._write():
+            yield
+
+    @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed and on the disk at the end, undone by any error."""
+        """One transaction, or a part of the one that this thread has begun."""
         with self._lock, database.explained(self.path):
+            if self._writer.in_transaction:
+                yield self._writer
+                return
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer

@@ -38,7 +38,7 @@ TFLITE_IDENTIFIER = b"TFL3"
 _MODULES = {
     "tflite-runtime": ("tflite_runtime", "tflite_runtime.interpreter"),
     "ai-edge-litert": ("ai_edge_litert", "ai_edge_litert.interpreter"),
-    "tensorflow": ("tensorflow", "tensorflow.lite"),
+    "tensorflow": ("tensorflow", "tensorflow.lite.python.interpreter"),
 }
 """Backends in the order of preference: tflite-runtime is only there if somebody asked for it."""
 

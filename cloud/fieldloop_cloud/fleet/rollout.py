@@ -1,0 +1,356 @@
+"""Bring a release to the fleet: to one device first, then to all, and stop when one says no.
+
+A rollout is a document in the store; this module moves it on. It only ever *wishes* (a retained
+desired state per device) and *reads* (what devices report), so it may be stopped and started
+anywhere, run by the server or by hand, and nothing happens twice.
+
+States of a rollout: canary -> all -> done; any of the first two -> paused -> back, or aborted.
+States of a device: waiting -> updating -> committed | failed. A device has succeeded when it
+*reports* that it runs the target's hash and has committed it; it has failed when it reports so or
+is silent until its deadline. One failed device pauses the rollout: nobody else is touched.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from fieldloop.errors import ConfigError
+from fieldloop.state import DesiredState, HealthPolicy, ReportedState
+from fieldloop.topics import checked_device_id
+from fieldloop_cloud.fleet.store import Store
+
+Stage = Literal["canary", "all", "done", "paused", "aborted"]
+Progress = Literal["waiting", "updating", "committed", "failed"]
+
+DEFAULT_DEADLINE_S = 3600.0
+
+ACTIVE: frozenset[str] = frozenset({"canary", "all", "paused"})
+"""Stages in which a rollout still has something to do."""
+
+PublishDesired = Callable[[str, DesiredState], None]
+"""Publishes a device's desired state, retained."""
+
+
+class Published(Protocol):
+    """A bundle that devices can fetch."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file, hex."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size."""
+
+
+class DeviceProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one device stands.
+
+    Attributes:
+        state: Of the device within the rollout.
+        ver: Version of the desired state that it was given; 0 before.
+        deadline_ms: When silence becomes failure; 0 before it was asked.
+        reason: Why it failed; empty otherwise.
+    """
+
+    state: Progress = "waiting"
+    ver: int = 0
+    deadline_ms: int = 0
+    reason: str = ""
+
+
+class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout as the store keeps it.
+
+    Attributes:
+        rollout_id: Its name in the store.
+        sha256: Bundle that devices shall run.
+        size_bytes: Its size.
+        url: Where they fetch it.
+        health: When a device may commit it.
+        stage: Of the rollout.
+        resume_to: Stage that `resume` goes back to; empty unless paused.
+        canary_count: Devices that go first.
+        deadline_s: Seconds a device has from the wish to the commit.
+        devices: Progress by device, in the order in which they are served.
+        reason: Why it is paused or aborted; empty otherwise.
+        started_ms: When it began, milliseconds since 1970 UTC.
+        finished_ms: When it was done or aborted; 0 before.
+    """
+
+    rollout_id: str
+    sha256: str
+    size_bytes: int
+    url: str
+    health: HealthPolicy = HealthPolicy()
+    stage: Stage = "canary"
+    resume_to: Literal["", "canary", "all"] = ""
+    canary_count: int = 1
+    deadline_s: float = DEFAULT_DEADLINE_S
+    devices: dict[str, DeviceProgress]
+    reason: str = ""
+    started_ms: int = 0
+    finished_ms: int = 0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it still has something to do."""
+        return self.stage in ACTIVE
+
+    def count(self, state: Progress) -> int:
+        """Return how many devices are in this state."""
+        return sum(item.state == state for item in self.devices.values())
+
+
+def advanced(
+    state: RolloutState, reported: Mapping[str, ReportedState], now_ms: int
+) -> RolloutState:
+    """Return the rollout after reading what devices report; wishes are made by the caller.
+
+    This is the whole decision, without disk or network: devices in `waiting` become `updating`
+    when their turn has come, `updating` ones become `committed` or `failed`, and the stage
+    follows. A paused rollout still listens, so that what was on its way is known.
+    """
+    devices = {
+        name: _judged(item, reported.get(name), state.sha256, now_ms)
+        for name, item in state.devices.items()
+    }
+    state = msgspec.structs.replace(state, devices=devices)
+    if state.stage not in ("canary", "all"):
+        return state
+    failed = [f"{name}: {item.reason}" for name, item in devices.items() if item.state == "failed"]
+    if failed:
+        return _paused(
+            state, f"{len(failed)} of {len(devices)} devices failed: {'; '.join(failed)}"
+        )
+    first = list(devices)[: state.canary_count]
+    if state.stage == "canary" and all(devices[name].state == "committed" for name in first):
+        state = msgspec.structs.replace(state, stage="all")
+    if state.stage == "all" and state.count("committed") == len(devices):
+        return msgspec.structs.replace(state, stage="done", finished_ms=now_ms)
+    turn = first if state.stage == "canary" else list(devices)
+    return _asked(state, turn, now_ms)
+
+
+def _judged(
+    item: DeviceProgress, report: ReportedState | None, sha256: str, now_ms: int
+) -> DeviceProgress:
+    """Move one device on by what it last reported."""
+    if item.state != "updating":
+        return item
+    if report is not None and report.desired_ver == item.ver:
+        if report.phase in ("rolled-back", "failed"):
+            reason = report.error or f"it reports {report.phase}"
+            return msgspec.structs.replace(item, state="failed", reason=reason)
+        if report.running_sha256 == sha256 and report.phase == "committed":
+            return msgspec.structs.replace(item, state="committed")
+    if now_ms >= item.deadline_ms:
+        phase = f"it last reported {report.phase}" if report else "it never reported"
+        return msgspec.structs.replace(
+            item, state="failed", reason=f"not committed before the deadline; {phase}"
+        )
+    return item
+
+
+def _asked(state: RolloutState, turn: Sequence[str], now_ms: int) -> RolloutState:
+    deadline_ms = now_ms + int(state.deadline_s * 1000)
+    devices = {
+        name: msgspec.structs.replace(item, state="updating", deadline_ms=deadline_ms)
+        if name in turn and item.state == "waiting"
+        else item
+        for name, item in state.devices.items()
+    }
+    return msgspec.structs.replace(state, devices=devices)
+
+
+def _paused(state: RolloutState, reason: str) -> RolloutState:
+    back: Literal["canary", "all"] = "canary" if state.stage == "canary" else "all"
+    return msgspec.structs.replace(state, stage="paused", resume_to=back, reason=reason)
+
+
+class Rollout:
+    """The rollouts of one store.
+
+    Args:
+        store: Keeps rollouts, desired and reported states.
+        publish: Sends a device its desired state; None leaves that to the server, which publishes
+            what the store holds.
+    """
+
+    def __init__(self, store: Store, publish: PublishDesired | None = None) -> None:
+        self._store = store
+        self._publish = publish
+
+    def start(
+        self,
+        bundle: Published,
+        devices: Sequence[str],
+        *,
+        url: str,
+        canary: int = 1,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        health: HealthPolicy | None = None,
+        now_ms: int | None = None,
+    ) -> RolloutState:
+        """Begin a rollout.
+
+        Args:
+            bundle: What shall run; `release.builder.BundleFile` is one.
+            devices: In the order in which they are served; the first are the canary.
+            url: Where devices fetch the bundle; see `Home.release_url`.
+            canary: Devices that go first.
+            deadline_s: Seconds a device has from the wish to the commit.
+            health: When a device may commit the bundle.
+            now_ms: The time, milliseconds since 1970 UTC; by default this machine's.
+
+        Raises:
+            ConfigError: No device, a device twice, a wrong canary or deadline, or another rollout
+                is not finished.
+        """
+        names = [checked_device_id(name) for name in devices]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(
+                "a rollout needs devices, each once",
+                where=", ".join(names),
+                advice="Name the devices; `fieldloop fleet devices` lists them.",
+            )
+        if not 1 <= canary <= len(names) or not deadline_s > 0:
+            raise ConfigError(
+                f"a canary of {canary} and a deadline of {deadline_s} s do not fit "
+                f"{len(names)} devices",
+                advice="Use 1 <= canary <= devices and a deadline above zero.",
+            )
+        running = self.current()
+        if running is not None and running.is_active:
+            raise ConfigError(
+                f"rollout {running.rollout_id} is {running.stage}",
+                advice="Wait until it is done, or run `fieldloop rollout abort` first.",
+            )
+        state = RolloutState(
+            rollout_id=uuid.uuid4().hex[:12],
+            sha256=bundle.sha256,
+            size_bytes=bundle.size_bytes,
+            url=url,
+            health=health or HealthPolicy(),
+            canary_count=canary,
+            deadline_s=deadline_s,
+            devices={name: DeviceProgress() for name in names},
+            started_ms=_now(now_ms),
+        )
+        return self._save(state)
+
+    def step(self, now_ms: int | None = None) -> RolloutState | None:
+        """Move the current rollout on by what devices have reported; None without one.
+
+        Call it every second or so. Raises what the store and `publish` raise; the next call
+        carries on where this one stopped.
+        """
+        state = self.current()
+        if state is None or not state.is_active:
+            return state
+        following = self._wished(advanced(state, self._store.reported(), _now(now_ms)))
+        return self._save(following) if following != state else state
+
+    def current(self) -> RolloutState | None:
+        """Return the newest rollout; None if there never was one."""
+        documents = list(self._store.rollouts().values())
+        return msgspec.convert(documents[-1], RolloutState) if documents else None
+
+    def status(self) -> RolloutState:
+        """Return the newest rollout.
+
+        Raises:
+            ConfigError: There never was one.
+        """
+        state = self.current()
+        if state is None:
+            raise ConfigError(
+                "there is no rollout", advice="Begin one with `fieldloop rollout start`."
+            )
+        return state
+
+    def pause(self, reason: str = "paused by hand") -> RolloutState:
+        """Ask no further device; those that were asked go on.
+
+        Raises:
+            ConfigError: There is no rollout under way.
+        """
+        state = self._in_stage("canary", "all")
+        return self._save(_paused(state, reason))
+
+    def resume(self, now_ms: int | None = None) -> RolloutState:
+        """Go on after a pause; failed devices are asked again.
+
+        Raises:
+            ConfigError: The rollout is not paused.
+        """
+        state = self._in_stage("paused")
+        devices = {
+            name: DeviceProgress() if item.state == "failed" else item
+            for name, item in state.devices.items()
+        }
+        self._save(
+            msgspec.structs.replace(
+                state, stage=state.resume_to or "all", resume_to="", reason="", devices=devices
+            )
+        )
+        stepped = self.step(now_ms)
+        assert stepped is not None
+        return stepped
+
+    def abort(self, reason: str = "aborted by hand", now_ms: int | None = None) -> RolloutState:
+        """End the rollout; devices keep what they run, nobody further is asked.
+
+        Raises:
+            ConfigError: There is no rollout under way.
+        """
+        state = self._in_stage("canary", "all", "paused")
+        return self._save(
+            msgspec.structs.replace(
+                state, stage="aborted", resume_to="", reason=reason, finished_ms=_now(now_ms)
+            )
+        )
+
+    def _in_stage(self, *stages: Stage) -> RolloutState:
+        state = self.status()
+        if state.stage not in stages:
+            raise ConfigError(
+                f"rollout {state.rollout_id} is {state.stage}",
+                advice=f"This is possible only while it is {' or '.join(stages)}.",
+            )
+        return state
+
+    def _wished(self, state: RolloutState) -> RolloutState:
+        """Give every device that is asked its desired state.
+
+        A process that stops in the middle wishes again under a higher version; for the device
+        that is the same wish.
+        """
+        known = self._store.desired()
+        devices = dict(state.devices)
+        for name, item in state.devices.items():
+            if item.state != "updating" or item.ver:
+                continue
+            wish = DesiredState(
+                ver=known[name].ver + 1 if name in known else 1,
+                sha256=state.sha256,
+                size_bytes=state.size_bytes,
+                url=state.url,
+                health=state.health,
+            )
+            self._store.put_desired(name, wish)
+            if self._publish is not None:
+                self._publish(name, wish)
+            devices[name] = msgspec.structs.replace(item, ver=wish.ver)
+        return msgspec.structs.replace(state, devices=devices)
+
+    def _save(self, state: RolloutState) -> RolloutState:
+        self._store.put_rollout(state.rollout_id, msgspec.to_builtins(state))
+        return state
+
+
+def _now(now_ms: int | None) -> int:
+    return time.time_ns() // 1_000_000 if now_ms is None else now_ms

@@ -1,0 +1,75 @@
+"""Decision trees and forests of them: averages over the leaves reached.
+
+The leaf that a float32 row reaches is scikit-learn's, rows on a threshold and missing values
+included (`compile.forest`). Covers DecisionTree*, ExtraTree*, RandomForest* and ExtraTrees*.
+"""
+
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.tree import (
+    DecisionTreeClassifier,
+    DecisionTreeRegressor,
+    ExtraTreeClassifier,
+    ExtraTreeRegressor,
+)
+
+from fieldloop_cloud.compile.forest import Forest, Tree
+from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
+from fieldloop_cloud.compile.value import Value
+
+
+@lowers(DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier, ExtraTreesClassifier)
+def tree_classifier(estimator: Any, value: Value, context: Context) -> Outputs:
+    """Mean of the trees' class probabilities; the label is the first largest."""
+    if estimator.n_outputs_ != 1:
+        raise context.refuse(
+            f"it was fitted on {estimator.n_outputs_} targets",
+            parameter="n_outputs_",
+            advice="Fit one classifier for each target, or a MultiOutputClassifier.",
+        )
+    trees = [tree_of(fitted) for fitted in members(estimator)]
+    sums = Forest(trees).sums(context, value)
+    return {
+        "label": context.graph.arg_max(sums.tensor),
+        "probabilities": sums.real(1 / len(trees)),
+    }
+
+
+@lowers(DecisionTreeRegressor, ExtraTreeRegressor, RandomForestRegressor, ExtraTreesRegressor)
+def tree_regressor(estimator: Any, value: Value, context: Context) -> Outputs:
+    """Mean of the trees' values."""
+    trees = [tree_of(fitted) for fitted in members(estimator)]
+    mean = Forest(trees, centred=True).sums(context, value).real(1 / len(trees))
+    return {"value": mean if estimator.n_outputs_ > 1 else context.graph.reshape(mean, (-1,))}
+
+
+def members(estimator: Any) -> list[Any]:
+    """Return the trees of a forest, or the tree itself."""
+    return list(getattr(estimator, "estimators_", [estimator]))
+
+
+def tree_of(fitted: Any, *, columns: Any = None) -> Tree:
+    """Return a fitted scikit-learn tree as tables.
+
+    Args:
+        fitted: A DecisionTree* or ExtraTree*.
+        columns: For a tree on some of the columns: which ones, (n_features,).
+    """
+    nodes = fitted.tree_
+    column = nodes.feature if columns is None else np.asarray(columns)[nodes.feature]
+    values = np.asarray(nodes.value, np.float64)
+    return Tree(
+        column=column,
+        threshold=nodes.threshold,
+        left=nodes.children_left,
+        right=nodes.children_right,
+        missing_left=nodes.missing_go_to_left.astype(np.bool_),
+        values=values.reshape(len(values), -1),
+    )

@@ -1,57 +1,20 @@
 """`to_tflite`: the entrance to compilation.
 
-model -> dispatch (scikit-learn here, Keras in `compile.keras`) -> lowering -> flatbuffer
--> parity with the original -> `Compiled`.
+model → scikit-learn: `classical_model` (rows → lowering → flatbuffer → parity)
+      → Keras: `keras` (a converter in a subprocess)
+      → `Compiled`
 """
 
+import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fieldloop.interpreter import Engine, open_engine
 from fieldloop.manifest import Precision
-from fieldloop.signature import Category, FeatureSpec, Signature
+from fieldloop.signature import Category, FeatureSpec, ImageSpec
 from fieldloop_cloud.compile.classical_model import compile_classical
+from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.rows import Rows
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled model.
-
-    Attributes:
-        tflite: The flatbuffer.
-        signature: Its contract.
-        precision: How it was quantized.
-    """
-
-    tflite: bytes
-    signature: Signature
-    precision: Precision
-    rows: Rows
-
-    @cached_property
-    def engine(self) -> Engine:
-        """The interpreter that `run` uses, opened once."""
-        return open_engine(self.tflite)
-
-    def run(self, X: Any) -> dict[str, NDArray[Any]]:
-        """Return the outputs by name, for raw rows as scikit-learn takes them.
-
-        Args:
-            X: (n, n_features) array, list of rows or DataFrame; n may be 0.
-        """
-        tensors = self.engine.run([self.rows.encode(X)])
-        outputs = dict(zip((spec.name for spec in self.signature.outputs), tensors, strict=True))
-        labels = np.array(self.signature.labels)
-        for spec in self.signature.outputs:
-            if spec.role == "label" and len(labels):
-                outputs[spec.name] = labels[outputs[spec.name]]
-        return outputs
 
 
 def to_tflite(
@@ -61,19 +24,60 @@ def to_tflite(
     precision: Precision = "float32",
     labels: Sequence[Category] | None = None,
     features: Sequence[FeatureSpec] | None = None,
+    image: ImageSpec | None = None,
+    held_out: Any = None,
 ) -> Compiled:
-    """Compile a fitted estimator or Pipeline to a TFLite flatbuffer of builtin ops.
+    """Compile a fitted model to a TFLite flatbuffer of builtin ops, exactly, or refuse.
 
     Args:
-        model: A fitted scikit-learn estimator of a supported type.
-        example: Rows like those it was fitted on, (n, n_features).
-        precision: float32, float16 or int8.
-        labels: Class labels; None: the estimator's `classes_`.
-        features: The raw values of a row; None: worked out from the example.
+        model: A fitted scikit-learn estimator or Pipeline of a supported type, a Keras model, or
+            the path of a saved Keras model.
+        example: Rows like those that it was fitted on, (n, n_features), in the same form (array of
+            the same dtype, DataFrame); for a Keras model the calibration rows. The more, the
+            stronger the comparison with the original.
+        precision: `float32`, `float16` or `int8`. For a classical model int8 means an int8 input
+            with a scale for each feature, and int8 tables.
+        labels: Names of the classes, in the order of `classes_` (or indexed by them); None: the
+            model's own.
+        features: Names, units, ranges and categories of the columns; None: from the example.
+        image: The image preprocessing, if a row is a (flattened) image.
+        held_out: Rows to compare on; None: the example.
+
+    Returns:
+        The flatbuffer with its signature and the evidence of the comparison.
 
     Raises:
-        UnsupportedError: If it cannot be compiled exactly; names estimator and parameter.
+        UnsupportedError: It cannot be compiled exactly; names the estimator and the parameter.
+        DataError: The example is no table, or the model refuses it.
+        GateError: The compiled model deviates from the original beyond the stated limit.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> compiled = to_tflite(LogisticRegression(max_iter=500).fit(X, y), example=X)
+        >>> compiled.run(X[:2])["label"].tolist()
+        [0, 0]
     """
-    rows = Rows.of(example, features=features)
-    tflite, signature = compile_classical(model, rows, precision=precision, labels=labels)
-    return Compiled(tflite, signature, precision, rows)
+    if _is_keras(model):
+        keras = importlib.import_module("fieldloop_cloud.compile.keras")
+        compiled: Compiled = keras.compile_keras(
+            model,
+            precision=precision,
+            example=example,
+            labels=labels,
+            features=features,
+            image=image,
+        )
+        return compiled
+    rows = Rows.of(example, features=features, image=image)
+    return compile_classical(model, rows, precision=precision, labels=labels, held_out=held_out)
+
+
+def _is_keras(model: Any) -> bool:
+    if isinstance(model, (str, Path)):
+        return True
+    return any(
+        kind.__module__.partition(".")[0] in {"keras", "tensorflow", "tf_keras"}
+        for kind in type(model).__mro__
+    )

@@ -1,61 +1,161 @@
 """A fitted scikit-learn estimator as a flatbuffer with its signature."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
+from sklearn.base import is_clusterer, is_outlier_detector
 
+from fieldloop.errors import ConfigError
 from fieldloop.manifest import Precision
 from fieldloop.signature import Category, OutputRole, Signature, Task, TensorSpec
+from fieldloop_cloud.compile import parity
+from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.compile.flatbuffer import Model
 from fieldloop_cloud.compile.graph import Graph
+from fieldloop_cloud.compile.input_tensor import input_spec, root_value
 from fieldloop_cloud.compile.lowering import Context
 from fieldloop_cloud.compile.rows import Rows
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
 
-INPUT_NAME = "x"
+PRECISIONS = ("float32", "float16", "int8")
+
+_ORDER = ("label", "probabilities", "decision", "value", "transformed", "distances", "score")
 
 
 def compile_classical(
-    model: Any, rows: Rows, *, precision: Precision, labels: Sequence[Category] | None
-) -> tuple[bytes, Signature]:
-    """Lower `model` and return the flatbuffer with its signature."""
-    graph = Graph(Model())
-    width = len(rows.features)
-    entrance = graph.input(INPUT_NAME, (-1, width), "float32")
-    value = Value(
-        graph=graph,
-        width=width,
-        reference=rows.original,
-        example=rows.example,
-        entrance=entrance,
-        raw=tuple(range(width)),
-        build=lambda: entrance,
-        untouched=True,
-        categories=((),) * width,
-    )
-    outputs = Context(graph, precision).lower(model, value)
+    model: Any,
+    rows: Rows,
+    *,
+    precision: Precision = "float32",
+    labels: Sequence[Category] | None = None,
+    held_out: Any = None,
+) -> Compiled:
+    """Lower `model`, pack the flatbuffer, compare it with the original.
+
+    Raises:
+        UnsupportedError: The model cannot be compiled exactly.
+        ConfigError: A precision that classical models do not have, or labels that do not fit.
+        GateError: The compiled model deviates from the original beyond the limit.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"a classical model cannot be compiled to {precision}",
+            where="precision",
+            advice=f"Use one of {', '.join(PRECISIONS)}.",
+        )
+    with warnings.catch_warnings():
+        # The original warns about column names that it did not see in training, row by row.
+        warnings.simplefilter("ignore")
+        graph = Graph(Model())
+        spec = input_spec(rows, precision)
+        value = root_value(graph, rows, spec)
+        outputs = Context(graph, precision).lower(model, value)
+        signature = Signature(
+            task=_task(model, outputs),
+            inputs=(spec,),
+            outputs=_write_outputs(graph, outputs),
+            features=rows.features(_missing_allowed(model, rows, spec)),
+            image=rows.image,
+            labels=_labels(model, outputs, labels),
+        ).checked()
+        pending = Evidence(original="", row_count=0)
+        compiled = Compiled(graph.finish(), signature, pending, precision)
+        evidence = parity.check(
+            compiled,
+            _Relabelled(model, signature.labels) if labels is not None else model,
+            rows,
+            held_out=None if held_out is None else rows.encode(held_out),
+            thresholds=value.probes,
+        )
+    return Compiled(compiled.tflite, signature, evidence, precision)
+
+
+def _write_outputs(graph: Graph, outputs: Mapping[str, Tensor | Value]) -> tuple[TensorSpec, ...]:
+    """Make the tensors outputs of the graph, in a fixed order, and describe them."""
     specs = []
-    for name, made in outputs.items():
-        tensor = made if isinstance(made, Tensor) else made.tensor()
-        graph.output(name, tensor)
-        role = msgspec.convert(name, OutputRole)
-        specs.append(TensorSpec(name=name, shape=tensor.shape, dtype=tensor.dtype, role=role))
-    signature = Signature(
-        task=_task(outputs),
-        inputs=(TensorSpec(name=INPUT_NAME, shape=(-1, width), dtype="float32"),),
-        outputs=tuple(specs),
-        features=rows.features,
-        labels=tuple(np.asarray(labels if labels is not None else model.classes_).tolist())
-        if "label" in outputs
-        else (),
-    )
-    return graph.finish(), signature.checked()
+    for name in sorted(outputs, key=lambda name: (_ORDER.index(_role(name)), name)):
+        made = outputs[name]
+        tensor = graph.output(name, made if isinstance(made, Tensor) else made.tensor())
+        specs.append(
+            TensorSpec(name=name, shape=tensor.shape, dtype=tensor.dtype, role=_role(name))
+        )
+    return tuple(specs)
 
 
-def _task(outputs: Any) -> Task:
+def _role(name: str) -> OutputRole:
+    """Return the role of an output: its name, without a number at the end (`label_1`)."""
+    stem, _, number = name.rpartition("_")
+    role: OutputRole = msgspec.convert(stem if number.isdigit() else name, OutputRole)
+    return role
+
+
+def _task(model: Any, outputs: Mapping[str, Any]) -> Task:
     if "label" in outputs:
+        if hasattr(model, "classes_"):
+            return "classification"
+        return "anomaly" if is_outlier_detector(model) else "clustering"
+    if any(name.startswith("label") for name in outputs):
         return "classification"
     return "regression" if "value" in outputs else "transform"
+
+
+def _labels(
+    model: Any, outputs: Mapping[str, Any], given: Sequence[Category] | None
+) -> tuple[Category, ...]:
+    """Return the class labels in the order of the label output's indices."""
+    if not any(name.startswith("label") for name in outputs):
+        return ()
+    if is_outlier_detector(model):
+        return (-1, 1)
+    if is_clusterer(model) or not hasattr(model, "classes_"):
+        return ()
+    own = tuple(np.asarray(model.classes_).tolist())
+    if given is None:
+        return own
+    if len(given) == len(own):
+        return tuple(given)
+    if all(isinstance(label, int) and 0 <= label < len(given) for label in own):
+        return tuple(given[label] for label in own)
+    raise ConfigError(
+        f"{len(given)} labels were given for a model with {len(own)} classes",
+        where="labels",
+        advice="Name the classes in the order of classes_.",
+    )
+
+
+def _missing_allowed(model: Any, rows: Rows, spec: TensorSpec) -> list[bool]:
+    """Find out for which columns the original answers a row with a missing value."""
+    if spec.is_quantized or not len(rows.example):
+        return [False] * rows.width
+    probe = rows.example[:1].copy()
+    probe[:] = np.nan
+    seen: list[bool] = np.asarray(np.isnan(rows.example).any(axis=0)).tolist()
+    method = next((m for m in ("predict", "transform") if hasattr(model, m)), None)
+    if method is None:
+        return seen
+    try:
+        with np.errstate(all="ignore"):
+            getattr(model, method)(rows.original(probe))
+    except (ValueError, TypeError):
+        return seen
+    return [True] * rows.width
+
+
+class _Relabelled:
+    """The original with the user's names for its classes, for the comparison."""
+
+    def __init__(self, model: Any, labels: tuple[Category, ...]) -> None:
+        self._model = model
+        self._names = dict(zip(np.asarray(model.classes_).tolist(), labels, strict=True))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def predict(self, rows: Any) -> Any:
+        """Return the user's labels."""
+        answer = np.asarray(self._model.predict(rows))
+        return np.array([self._names[label] for label in answer.tolist()])

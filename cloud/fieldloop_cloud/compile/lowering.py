@@ -184,17 +184,27 @@ class Context:
             table: (m, …) reals; int8 uses one scale for each of the m rows.
             name: Shown by viewers.
         """
+        return self.stored(table, name=name)[0]
+
+    def stored(self, table: Any, *, name: str = "weights") -> tuple[Tensor, NDArray[np.float64]]:
+        """Return `weights(table)` and the reals that it holds after rounding.
+
+        For what must agree with the rounded table, as the norms of support vectors must.
+        """
         array = np.asarray(table, np.float64)
         g = self.graph
-        if array.size < SMALL or self.precision == "float32":
-            return g.constant(array, "float32", name=name)
-        if self.precision == "float16" and np.abs(array).max() <= FLOAT16_MAX:
-            return g.dequantize(g.constant(array, "float16", name=name))
-        if self.precision == "int8":
+        fits_half = array.size >= SMALL and np.abs(array).max() <= FLOAT16_MAX
+        if fits_half and self.precision == "float16":
+            halves = array.astype(np.float16)
+            tensor = g.dequantize(g.constant(halves, "float16", name=name))
+            return tensor, halves.astype(np.float64)
+        if array.size >= SMALL and self.precision == "int8":
             codes, scale = _int8_rows(array)
             stored = g.quantized_constant(codes, scale, name=name)
-            return g.dequantize(stored, per_channel=len(scale) > 1)
-        return g.constant(array, "float32", name=name)
+            spread = scale.astype(np.float64).reshape(-1, *[1] * (array.ndim - 1))
+            return g.dequantize(stored, per_channel=len(scale) > 1), codes * spread
+        singles = array.astype(np.float32)
+        return g.constant(singles, "float32", name=name), singles.astype(np.float64)
 
     def refuse(
         self, what: str, *, parameter: str = "", advice: str = "", estimator: Any = None

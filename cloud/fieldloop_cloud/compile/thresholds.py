@@ -86,14 +86,15 @@ class ThresholdTable:
         moved = np.empty(len(at), np.float64)
         missing = np.full(len(at), np.nan)
         raw = np.array([-1 if r is None else r for r in self.value.raw])[at]
+        inside = raw >= 0
         if self.value.untouched and self.tensor.dtype == "float32":
             moved = floor32(limit).astype(np.float64)
         else:
             moved[raw < 0] = floor32(limit[raw < 0])
-            inside = raw >= 0
             moved[inside], missing[inside] = _bisect(
                 self.value, at[inside], raw[inside], limit[inside], compared_as
             )
+        self.value.probes.extend(zip(raw[inside].tolist(), moved[inside].tolist(), strict=True))
         kind: Any = np.int32 if self.tensor.dtype == "int8" else np.float32
         return Folded(self.place[at], moved.astype(kind), missing)
 

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop.signature import Category
 from fieldloop_cloud.compile.graph import Graph
+from fieldloop_cloud.compile.rows import Vocabulary
 from fieldloop_cloud.compile.tensor import Tensor
 
 Table = Any
@@ -76,7 +76,9 @@ class Value:
         entrance: The model's input tensor, float32 or int8.
         raw: For each column the input column that it is a non-decreasing function of, or None.
         untouched: Whether every column equals its raw column (only picked, not changed).
-        categories: For each column the categories that its codes stand for; () for a number.
+        vocabularies: For each column the categories that its codes stand for; None for a number.
+        probes: (input column, input number) pairs that the graph compares with, for the parity
+            check; one list for the whole model.
         affine: The affine map it is, if it is one.
         build: Emits the table; called at most once.
     """
@@ -89,7 +91,8 @@ class Value:
     raw: tuple[int | None, ...]
     build: Callable[[], Tensor]
     untouched: bool = False
-    categories: tuple[tuple[Category, ...], ...] = ()
+    vocabularies: tuple[Vocabulary | None, ...] = ()
+    probes: list[tuple[int, float]] = field(default_factory=list)
     affine: Affine | None = None
     _built: list[Tensor] = field(default_factory=list)
 
@@ -181,7 +184,7 @@ class Value:
             made,
             reference=lambda rows: _columns(reference(rows), at),
             untouched=self.untouched,
-            categories=tuple(self.categories[i] for i in at),
+            vocabularies=tuple(self.vocabularies[i] for i in at),
         )
 
     def opaque(
@@ -211,12 +214,19 @@ class Value:
             entrance=self.entrance,
             raw=tuple(None if s is None else self.raw[s] for s in sources),
             build=(lambda: build) if isinstance(build, Tensor) else build,
-            categories=((),) * columns,
+            vocabularies=(None,) * columns,
+            probes=self.probes,
         )
 
     def with_reference(self, reference: Reference) -> "Value":
         """Return the same table with scikit-learn's own way to compute it."""
         return replace(self, reference=reference)
+
+    def with_root(
+        self, reference: Reference, vocabularies: tuple[Vocabulary | None, ...]
+    ) -> "Value":
+        """Return the same table as the model's own rows."""
+        return replace(self, reference=reference, vocabularies=vocabularies)
 
     def _as_affine(self) -> Affine:
         if self.affine is not None:
@@ -235,7 +245,8 @@ class Value:
             entrance=self.entrance,
             raw=raw,
             build=lambda: _emit_affine(self.graph, affine),
-            categories=((),) * width,
+            vocabularies=(None,) * width,
+            probes=self.probes,
             affine=affine,
         )
 
@@ -276,7 +287,8 @@ def side_by_side(values: Sequence[Value], reference: Reference) -> Value:
         raw=tuple(r for value in values for r in value.raw),
         build=build,
         untouched=all(value.untouched for value in values),
-        categories=tuple(c for value in values for c in value.categories),
+        vocabularies=tuple(v for value in values for v in value.vocabularies),
+        probes=first.probes,
         affine=affine,
     )
 

@@ -7,7 +7,7 @@ every single prediction.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from fieldloop.arrays import ArrayEncoder
 from fieldloop.errors import ModelRuntimeError, SignatureError, UnsupportedError
 from fieldloop.images import ImageEncoder
+from fieldloop.quantizer import Quantizer
 from fieldloop.signature import Category, OutputRole, Signature, TensorSpec
 from fieldloop.tabular import TabularEncoder
+
+_Answer = tuple[Category | None, float | None, tuple[float, ...] | None, float | None]
+"""Label, value, probabilities and confidence of one row."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -80,12 +84,15 @@ class Codec:
         self._encoder = _encoder(signature)
         self._quantizer = Quantizer(self._input)
         self._dequantizers = tuple(Quantizer(spec) for spec in signature.outputs)
-        self._is_plain = all(spec.dtype == "float32" for spec in signature.outputs)
+        self._is_plain = not any(
+            spec.is_quantized or spec.dtype == "float16" for spec in signature.outputs
+        )
         self._names = tuple(spec.name for spec in signature.outputs)
         self._label_at = self._position("label")
         self._probabilities_at = self._position("probabilities")
         self._decision_at = self._position("decision")
         self._value_at = self._position("value")
+        self._reader = self._choose_reader()
 
     def encode_row(self, raw: object) -> NDArray[np.float32]:
         """Turn one raw row into real numbers, shape (1, *input shape without the batch).
@@ -139,29 +146,38 @@ class Codec:
         Raises:
             ModelRuntimeError: The outputs contradict the signature, or are not numbers.
         """
-        if len(outputs) != len(self._names):
-            raise ModelRuntimeError(
-                f"the model gave {len(outputs)} outputs, the signature names {len(self._names)}",
-                advice="Compile the model again.",
-            )
         count = len(outputs[0]) if rows is None else len(rows)
-        for name, array in zip(self._names, outputs, strict=True):
-            if not array.ndim or len(array) != count:
-                raise ModelRuntimeError(
-                    f"an output of shape {array.shape} does not have {count} rows",
-                    where=name,
-                    advice="Compile the model again.",
-                )
+        self._check_outputs(outputs, count)
         if not self._is_plain:
             outputs = [
                 quantizer.dequantize(array)
                 for quantizer, array in zip(self._dequantizers, outputs, strict=True)
             ]
+        # Python numbers from here on: for one row they are several times faster than arrays.
+        answers = self._reader(outputs, count)
         outside = self._out_of_range(rows, count)
+        names = self._names
         return [
-            self._prediction([array[row] for array in outputs], outside[row], latency_ms)
-            for row in range(count)
+            Prediction(
+                label=label,
+                value=value,
+                probabilities=probabilities,
+                confidence=confidence,
+                outputs=dict(zip(names, [array[row, ...] for array in outputs])),  # noqa: B905 - lengths were checked
+                out_of_range=outside[row],
+                latency_ms=latency_ms,
+            )
+            for row, (label, value, probabilities, confidence) in enumerate(answers)
         ]
+
+    def _choose_reader(self) -> Callable[[Sequence[NDArray[Any]], int], list[_Answer]]:
+        if self._probabilities_at is not None:
+            return self._read_classes
+        if self._label_at is not None or self._decision_at is not None:
+            return self._read_labels
+        if self._value_at is not None:
+            return self._read_values
+        return self._read_nothing
 
     def _position(self, role: OutputRole) -> int | None:
         spec = self.signature.output(role)
@@ -180,32 +196,60 @@ class Codec:
             return ((),) * count
         return self._encoder.out_of_range(rows)
 
-    def _prediction(
-        self, outputs: list[NDArray[Any]], outside: tuple[str, ...], latency_ms: float
-    ) -> Prediction:
-        probabilities = confidence = label = value = index = None
+    def _check_outputs(self, outputs: Sequence[NDArray[Any]], count: int) -> None:
+        if len(outputs) != len(self._names):
+            raise ModelRuntimeError(
+                f"the model gave {len(outputs)} outputs, the signature names {len(self._names)}",
+                advice="Compile the model again.",
+            )
+        for array in outputs:
+            if array.shape[:1] != (count,):
+                raise ModelRuntimeError(
+                    f"an output of shape {array.shape} does not have {count} rows",
+                    advice="Compile the model again.",
+                )
+
+    def _read_classes(self, outputs: Sequence[NDArray[Any]], count: int) -> list[_Answer]:
+        """Read rows of a model with probabilities."""
+        assert self._probabilities_at is not None
+        array = outputs[self._probabilities_at]
+        rows = array if array.ndim == 2 else array.reshape(count, -1)  # noqa: PLR2004 - rows, classes
+        probabilities = [_checked_probabilities(row) for row in rows.tolist()]
         if self._label_at is not None:
-            index = int(outputs[self._label_at].item())
-        if self._probabilities_at is not None:
-            probabilities = _probabilities(outputs[self._probabilities_at])
-            if index is None:
-                index = probabilities.index(max(probabilities))
-            confidence = probabilities[index] if 0 <= index < len(probabilities) else None
-        elif index is None and self._decision_at is not None:
-            index = _decided(outputs[self._decision_at])
-        if index is not None:
-            label = self._label(index)
-        if self._value_at is not None:
-            value = _single_value(outputs[self._value_at])
-        return Prediction(
-            label=label,
-            value=value,
-            probabilities=probabilities,
-            confidence=confidence,
-            outputs=dict(zip(self._names, outputs, strict=True)),
-            out_of_range=outside,
-            latency_ms=latency_ms,
-        )
+            indexes = outputs[self._label_at].ravel().tolist()
+        else:
+            indexes = [row.index(max(row)) for row in probabilities]
+        return [
+            (self._label(index), None, row, row[index])
+            for index, row in zip(indexes, probabilities, strict=True)
+        ]
+
+    def _read_labels(self, outputs: Sequence[NDArray[Any]], count: int) -> list[_Answer]:
+        """Read rows of a model with labels or decisions, but without probabilities."""
+        if self._label_at is not None:
+            indexes = outputs[self._label_at].reshape(count).tolist()
+        else:
+            assert self._decision_at is not None
+            indexes = [_decided(row) for row in outputs[self._decision_at]]
+        return [(self._label(index), None, None, None) for index in indexes]
+
+    def _read_values(self, outputs: Sequence[NDArray[Any]], count: int) -> list[_Answer]:
+        """Read rows of a regression; several values a row stay in the outputs."""
+        assert self._value_at is not None
+        if outputs[self._value_at].size != count:
+            return self._read_nothing(outputs, count)
+        values = outputs[self._value_at].reshape(count).tolist()
+        # One test for all: a sum is finite only if every part is.
+        if not math.isfinite(sum(values)):
+            raise ModelRuntimeError(
+                "the model answered NaN or infinity instead of a number",
+                advice="Check the input's range; compile the model again if it fits.",
+            )
+        return [(None, value, None, None) for value in values]
+
+    def _read_nothing(self, _outputs: Sequence[NDArray[Any]], count: int) -> list[_Answer]:
+        """Read rows of a transformer: its answer is in the outputs."""
+        return [(None, None, None, None)] * count
 
     def _label(self, index: int) -> Category:
         labels = self.signature.labels
@@ -217,59 +261,6 @@ class Codec:
                 advice="Compile the model again.",
             )
         return labels[index]
-
-
-class Quantizer:
-    """Scales between the real values and the dtype of one tensor.
-
-    real = (q - zero_point) · scale, per tensor or per element of the last axis; q is rounded half
-    to even and saturates.
-    (https://ai.google.dev/edge/litert/models/quantization_spec)
-
-    Args:
-        spec: The tensor.
-    """
-
-    def __init__(self, spec: TensorSpec) -> None:
-        self._name = spec.name
-        self._dtype = np.dtype(spec.dtype)
-        self._is_float = self._dtype.kind == "f"
-        # float64: a tiny scale must not overflow on the way.
-        self._scale = np.asarray(spec.scale or (1.0,), dtype=np.float64)
-        self._zero_point = np.asarray(spec.zero_point or (0,), dtype=np.float64)
-        self._is_quantized = spec.is_quantized
-        if self._dtype.kind in "iu":
-            limits = np.iinfo(self._dtype)
-            self._low, self._high = float(limits.min), float(limits.max)
-
-    def quantize(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Turn real values into the tensor's dtype.
-
-        Raises:
-            SignatureError: NaN, for a tensor of integers.
-        """
-        if self._is_float:
-            return rows if rows.dtype == self._dtype else rows.astype(self._dtype)
-        if self._dtype.kind == "b":
-            return rows.astype(np.bool_)
-        scaled = rows / self._scale
-        np.rint(scaled, out=scaled)
-        scaled += self._zero_point
-        if math.isnan(scaled.sum()):
-            raise SignatureError(
-                "a quantized input has no code for a missing value",
-                where=f"input {self._name}",
-                advice="Fill it in, or use a float32 variant.",
-            )
-        np.maximum(scaled, self._low, out=scaled)
-        np.minimum(scaled, self._high, out=scaled)
-        return scaled.astype(self._dtype)
-
-    def dequantize(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Turn the tensor's values into real ones: float32, or as they are if not quantized."""
-        if self._is_quantized:
-            return ((array - self._zero_point) * self._scale).astype(np.float32)
-        return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def quantize(spec: TensorSpec, rows: NDArray[Any]) -> NDArray[Any]:
@@ -320,31 +311,16 @@ def _encoder(signature: Signature) -> TabularEncoder | ImageEncoder | ArrayEncod
     return TabularEncoder(signature.features)
 
 
-def _probabilities(row: NDArray[Any]) -> tuple[float, ...]:
-    values = row.ravel().tolist() if row.ndim != 1 else row.tolist()
-    # One test for all: a sum is finite only if every part is.
-    if not math.isfinite(sum(values)):
+def _checked_probabilities(row: list[float]) -> tuple[float, ...]:
+    if not math.isfinite(sum(row)):
         raise ModelRuntimeError(
             "the model answered NaN or infinity instead of probabilities",
             advice="Check the input's range; compile the model again if it fits.",
         )
-    if len(values) == 1:  # a sigmoid: the probability of the second class
-        return (1.0 - values[0], values[0])
-    return tuple(values)
+    # One number is a sigmoid: the probability of the second class.
+    return (1.0 - row[0], row[0]) if len(row) == 1 else tuple(row)
 
 
 def _decided(row: NDArray[Any]) -> int:
     """Return the class of decision values: the largest, or by sign if there is only one."""
     return int(row.item() > 0) if row.size == 1 else int(row.argmax())
-
-
-def _single_value(row: NDArray[Any]) -> float | None:
-    if row.size != 1:
-        return None
-    value = float(row.item())
-    if not math.isfinite(value):
-        raise ModelRuntimeError(
-            f"the model answered {value} instead of a number",
-            advice="Check the input's range; compile the model again if it fits.",
-        )
-    return value

@@ -8,7 +8,7 @@ a model that is fed a neighbouring column answers too, only wrongly.
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from operator import itemgetter, le
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,8 @@ class TabularEncoder:
         # Compared as float32, like the row: 0.3 must not lie below a lowest value of 0.3.
         self._lows = np.asarray(lows, dtype=np.float32)
         self._highs = np.asarray(highs, dtype=np.float32)
-        self._bounds = tuple(
-            zip(self._lows.tolist(), self._highs.tolist(), self._names, strict=True)
-        )
+        self._low_list: list[float] = self._lows.tolist()
+        self._high_list: list[float] = self._highs.tolist()
 
     def row(self, raw: object) -> NDArray[np.float32]:
         """Encode one raw row; returns shape (1, features).
@@ -102,17 +101,9 @@ class TabularEncoder:
     def out_of_range(self, rows: NDArray[np.float32]) -> list[tuple[str, ...]]:
         """Name, for each encoded row, the features outside what was seen in training."""
         if len(rows) == 1:
-            return [
-                tuple(
-                    [
-                        name
-                        for value, (low, high, name) in zip(
-                            rows[0].tolist(), self._bounds, strict=True
-                        )
-                        if value < low or value > high
-                    ]
-                )
-            ]
+            values = rows[0].tolist()
+            if all(map(le, self._low_list, values)) and all(map(le, values, self._high_list)):
+                return [()]
         outside = (rows < self._lows) | (rows > self._highs)
         names: list[tuple[str, ...]] = [()] * len(rows)
         for number in np.flatnonzero(outside.any(axis=1)).tolist():

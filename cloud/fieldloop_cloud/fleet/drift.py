@@ -240,7 +240,7 @@ def _verdict(quantity: str, device: str | None, result: Comparison) -> DriftVerd
     )
 
 
-def _confidence(window: TelemetryWindow, class_count: int) -> NDArray[np.int64]:
+def confidence_table(window: TelemetryWindow, class_count: int) -> NDArray[np.int64]:
     """Unpack class by confidence counts; a window without predictions has none."""
     cells = len(CONFIDENCE_EDGES) + 1
     if not window.confidence_counts:
@@ -299,7 +299,7 @@ def _count(
             values = unpack_counts(packed, cell_count=cells) if packed else [0] * cells
             rows[name].append([*values, lost])
         if CLASS_QUANTITY in references:
-            confidence = _confidence(window, len(references[CLASS_QUANTITY]))
+            confidence = confidence_table(window, len(references[CLASS_QUANTITY]))
             rows[CLASS_QUANTITY].append(confidence.sum(axis=1).tolist())
             rows[CONFIDENCE_QUANTITY].append(confidence.sum(axis=0).tolist())
     return {name: np.array(table, dtype=np.int64) for name, table in rows.items()}

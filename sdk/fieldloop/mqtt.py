@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 """How long `connect` waits when it is not told."""
 
+ANSWER_TIMEOUT_S = 5.0
+"""How long the network and then the broker may take to answer a connection attempt."""
+
 _REFUSALS = frozenset(
     {
         "Not authorized",
@@ -356,7 +359,7 @@ class MqttTransport:
         generation = self._generation
         self._last_log, self._problem = "", None
         client.on_log = self._note_log
-        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
         try:
             if self._protocol == MQTTProtocolVersion.MQTTv5:
                 client.connect(
@@ -372,6 +375,7 @@ class MqttTransport:
                 if self._closing.is_set():
                     client.disconnect()
                 if self._generation == generation and time.monotonic() > deadline:
+                    self._problem = self._unanswered()
                     break
         except (OSError, ValueError) as error:  # ssl's errors are among them
             self._problem = self._explain(error)
@@ -393,6 +397,16 @@ class MqttTransport:
             f"the broker cannot be reached: {error}",
             where=address,
             advice="Check the address and that the broker runs.",
+        )
+
+    def _unanswered(self) -> TransportError:
+        """The broker keeps silent, as some do that take MQTT 5 for a damaged 3.1.1."""
+        if not self._protocol_proven:
+            self._switch_protocol()
+        return NotConnectedError(
+            f"the broker did not answer within {ANSWER_TIMEOUT_S:g} s",
+            where=self._settings.address,
+            advice="Check that an MQTT broker listens there and whether it expects TLS.",
         )
 
     def _dropped(self) -> TransportError:
@@ -445,7 +459,7 @@ class MqttTransport:
             **options,
         )
         client.max_inflight_messages_set(settings.send_window)
-        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.connect_timeout = ANSWER_TIMEOUT_S
         if self._tls is not None:
             client.tls_set_context(self._tls)
         if settings.will is not None:

@@ -10,9 +10,11 @@ States of a device: waiting -> updating -> committed | failed. A device has succ
 is silent until its deadline. One failed device pauses the rollout: nobody else is touched.
 """
 
+import contextlib
+import fcntl
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -223,13 +225,7 @@ class Rollout:
                 f"{len(names)} devices",
                 advice="Use 1 <= canary <= devices and a deadline above zero.",
             )
-        running = self.current()
-        if running is not None and running.is_active:
-            raise ConfigError(
-                f"rollout {running.rollout_id} is {running.stage}",
-                advice="Wait until it is done, or run `fieldloop rollout abort` first.",
-            )
-        state = RolloutState(
+        started = RolloutState(
             rollout_id=uuid.uuid4().hex[:12],
             sha256=bundle.sha256,
             size_bytes=bundle.size_bytes,
@@ -240,7 +236,14 @@ class Rollout:
             devices={name: DeviceProgress() for name in names},
             started_ms=_now(now_ms),
         )
-        return self._save(state)
+        with self._alone():
+            running = self.current()
+            if running is not None and running.is_active:
+                raise ConfigError(
+                    f"rollout {running.rollout_id} is {running.stage}",
+                    advice="Wait until it is done, or run `fieldloop rollout abort` first.",
+                )
+            return self._save(started)
 
     def step(self, now_ms: int | None = None) -> RolloutState | None:
         """Move the current rollout on by what devices have reported; None without one.
@@ -248,11 +251,12 @@ class Rollout:
         Call it every second or so. Raises what the store and `publish` raise; the next call
         carries on where this one stopped.
         """
-        state = self.current()
-        if state is None or not state.is_active:
-            return state
-        following = self._wished(advanced(state, self._store.reported(), _now(now_ms)))
-        return self._save(following) if following != state else state
+        with self._alone():
+            state = self.current()
+            if state is None or not state.is_active:
+                return state
+            following = self._wished(advanced(state, self._store.reported(), _now(now_ms)))
+            return self._save(following) if following != state else state
 
     def current(self) -> RolloutState | None:
         """Return the newest rollout; None if there never was one."""
@@ -278,8 +282,8 @@ class Rollout:
         Raises:
             ConfigError: There is no rollout under way.
         """
-        state = self._in_stage("canary", "all")
-        return self._save(_paused(state, reason))
+        with self._alone():
+            return self._save(_paused(self._in_stage("canary", "all"), reason))
 
     def resume(self, now_ms: int | None = None) -> RolloutState:
         """Go on after a pause; failed devices are asked again.
@@ -287,16 +291,18 @@ class Rollout:
         Raises:
             ConfigError: The rollout is not paused.
         """
-        state = self._in_stage("paused")
-        devices = {
-            name: DeviceProgress() if item.state == "failed" else item
-            for name, item in state.devices.items()
-        }
-        self._save(
-            msgspec.structs.replace(
-                state, stage=state.resume_to or "all", resume_to="", reason="", devices=devices
+        with self._alone():
+            state = self._in_stage("paused")
+            devices = {
+                name: DeviceProgress() if item.state == "failed" else item
+                for name, item in state.devices.items()
+            }
+            stage = state.resume_to or "all"
+            self._save(
+                msgspec.structs.replace(
+                    state, stage=stage, resume_to="", reason="", devices=devices
+                )
             )
-        )
         stepped = self.step(now_ms)
         assert stepped is not None
         return stepped
@@ -307,12 +313,13 @@ class Rollout:
         Raises:
             ConfigError: There is no rollout under way.
         """
-        state = self._in_stage("canary", "all", "paused")
-        return self._save(
-            msgspec.structs.replace(
-                state, stage="aborted", resume_to="", reason=reason, finished_ms=_now(now_ms)
+        with self._alone():
+            state = self._in_stage("canary", "all", "paused")
+            return self._save(
+                msgspec.structs.replace(
+                    state, stage="aborted", resume_to="", reason=reason, finished_ms=_now(now_ms)
+                )
             )
-        )
 
     def _in_stage(self, *stages: Stage) -> RolloutState:
         state = self.status()
@@ -346,6 +353,14 @@ class Rollout:
                 self._publish(name, wish)
             devices[name] = msgspec.structs.replace(item, ver=wish.ver)
         return msgspec.structs.replace(state, devices=devices)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep the server's step and a person's command from overwriting each other."""
+        path = self._store.path.with_name(f"{self._store.path.name}.rollout-lock")
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _save(self, state: RolloutState) -> RolloutState:
         self._store.put_rollout(state.rollout_id, msgspec.to_builtins(state))

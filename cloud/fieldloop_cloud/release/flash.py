@@ -9,9 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fieldloop.bundle import unpack
+from fieldloop.bundle import MAX_BUNDLE_BYTES, unpack
 from fieldloop.device_root import (
-    MAX_BUNDLE_BYTES,
     DeviceRoot,
     Slot,
     locked,

@@ -213,8 +213,9 @@ class Codec:
         """Read rows of a model with probabilities."""
         assert self._probabilities_at is not None
         array = outputs[self._probabilities_at]
-        rows = array if array.ndim == 2 else array.reshape(count, -1)  # noqa: PLR2004 - rows, classes
-        probabilities = [_checked_probabilities(row) for row in rows.tolist()]
+        if array.ndim != 2:  # noqa: PLR2004 - rows, classes
+            array = array.reshape(count, math.prod(array.shape[1:]))
+        probabilities = [_checked_probabilities(row) for row in array.tolist()]
         if self._label_at is not None:
             indexes = outputs[self._label_at].ravel().tolist()
         else:

@@ -21,6 +21,7 @@ UNKNOWN_CODE = -1.0
 """Code of a category that was not seen in training, where the model allows one."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_BYTES = (bytes, bytearray, memoryview)
 _LISTED = 12
 """How many names or categories an error lists."""
 
@@ -63,10 +64,14 @@ class TabularEncoder:
             SignatureError: A wrong number of values, a missing feature, or a value that does not
                 fit; names the feature.
         """
-        if self._is_numeric:
+        if self._is_numeric and isinstance(raw, (dict, list, tuple, np.ndarray)):
             try:
-                values = self._pick(raw) if isinstance(raw, dict) else raw
-                row = np.frombuffer(self._pack(*values), dtype=np.float32)  # type: ignore[misc]
+                values: Any = raw
+                if isinstance(raw, dict):
+                    values = self._pick(raw)
+                elif isinstance(raw, np.ndarray):
+                    values = raw.tolist()  # Python numbers pack faster
+                row = np.frombuffer(self._pack(*values), dtype=np.float32)
                 # One test for all: a sum is finite only if every part is.
                 if math.isfinite(sum(row.tolist())):
                     return row.reshape(1, self._size)
@@ -88,7 +93,7 @@ class TabularEncoder:
             if self._is_numeric and raw.dtype.kind in "fiub":
                 return self._numbers(raw)
             raw = raw.tolist()
-        if isinstance(raw, (str, bytes, Mapping)) or not isinstance(raw, Sequence):
+        if isinstance(raw, (str, Mapping, *_BYTES)) or not isinstance(raw, Sequence):
             raise SignatureError(
                 f"a batch must be a list of rows or an array, not {type(raw).__name__}",
                 advice="Put a single row into a list.",
@@ -148,7 +153,7 @@ class TabularEncoder:
             return [raw[name] for name in self._names]
         if isinstance(raw, np.ndarray) and raw.ndim == 1:
             raw = raw.tolist()
-        if isinstance(raw, (str, bytes)) or not isinstance(raw, Sequence):
+        if isinstance(raw, (str, *_BYTES)) or not isinstance(raw, Sequence):
             raise SignatureError(
                 f"a row must be a dict or a sequence, not {_described(raw)}",
                 where=where,
@@ -195,9 +200,9 @@ def _code(value: object, feature: FeatureSpec, codes: Mapping[Category, int], pl
 
 
 def _number(value: object, place: str) -> float:
-    is_text = isinstance(value, (str, bytes, np.ndarray))
+    is_no_number = isinstance(value, (str, np.ndarray, *_BYTES))
     try:
-        number = math.nan if is_text else float(value)  # type: ignore[arg-type]
+        number = math.nan if is_no_number else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if math.isnan(number):

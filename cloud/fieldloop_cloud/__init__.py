@@ -1,3 +1,45 @@
-"""fieldloop on the workstation: from data to a model in the field, and back."""
+"""fieldloop on the workstation: from data to a model in the field, and back.
+
+    import fieldloop_cloud as fl
+
+    data = fl.Dataset.load("readings.csv", target="fault")
+    run = fl.train(data, device="pi4", out="runs/fault")
+    compiled = fl.to_tflite(model, example=X)
+    file = fl.bundle(run, name="fault", home="fleet")
+
+Nothing heavy is imported before one of these names is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fieldloop_cloud.compile.api import to_tflite
+    from fieldloop_cloud.data.dataset import Dataset
+    from fieldloop_cloud.release.builder import bundle
+    from fieldloop_cloud.train.run import Run
+    from fieldloop_cloud.train.trainer import train
 
 __version__ = "0.1.0"
+
+__all__ = ["Dataset", "Run", "__version__", "bundle", "to_tflite", "train"]
+
+_HOMES = {
+    "Dataset": "fieldloop_cloud.data.dataset",
+    "Run": "fieldloop_cloud.train.run",
+    "bundle": "fieldloop_cloud.release.builder",
+    "to_tflite": "fieldloop_cloud.compile.api",
+    "train": "fieldloop_cloud.train.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _HOMES:
+        message = f"module 'fieldloop_cloud' has no attribute '{name}'"
+        raise AttributeError(message)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -25,6 +25,10 @@ EPSILON = 0.01
 CALIBRATION_ROWS = 300
 """Between the 100 and 500 that settle activation ranges."""
 
+NET_LADDER: tuple[Precision, ...] = ("float32", "float16", "dynamic", "int8")
+CLASSICAL_LADDER: tuple[Precision, ...] = ("float32", "float16", "int8")
+"""Rungs, the reference first; a target takes those that it runs."""
+
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
 _TINY = 1e-12
@@ -203,8 +207,3 @@ def calibration_rows(
 def calibration_sha256(rows: NDArray[np.float32]) -> str:
     """Hash calibration rows, for the lineage."""
     return hashlib.sha256(np.ascontiguousarray(rows, dtype="<f4").tobytes()).hexdigest()
-
-
-def nets_ladder() -> tuple[Precision, ...]:
-    """Rungs of a net, the reference first."""
-    return ("float32", "float16", "dynamic", "int8")

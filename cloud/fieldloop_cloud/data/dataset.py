@@ -12,11 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fieldloop.codec import Codec
 from fieldloop.errors import DataError
-from fieldloop.signature import Category, FeatureSpec, ImageSpec
+from fieldloop.signature import Category, FeatureSpec, ImageSpec, Signature, TensorSpec
 
 Kind = Literal["tabular", "image"]
 DataTask = Literal["classification", "regression"]
@@ -138,6 +140,63 @@ class Dataset:
             )
         return replace(
             self, X=np.concatenate([self.X, other.X]), y=np.concatenate([self.y, other.y])
+        )
+
+    def ranged(self) -> Self:
+        """Return the rows with each numeric feature's `low` and `high` as these rows have them."""
+        if self.kind == "image":
+            return self
+        specs = []
+        for spec, column in zip(self.features, self.X.T, strict=True):
+            known = column[np.isfinite(column)]
+            if not spec.categories and len(known):
+                low, high = float(known.min()), float(known.max())
+                specs.append(msgspec.structs.replace(spec, low=low, high=high))
+            else:
+                specs.append(spec)
+        return replace(self, features=tuple(specs))
+
+    def encode(self, raw: Sequence[object], targets: Sequence[Category | float]) -> Self:
+        """Return new rows in this set's form, for `concat`.
+
+        Args:
+            raw: Rows in the user's units, as a device sends them.
+            targets: Their labels, or values for regression.
+
+        Raises:
+            SignatureError: A row does not fit; it is named.
+            DataError: A label that is not among `labels`, or as many targets as rows are not given.
+        """
+        if len(raw) != len(targets):
+            raise DataError(
+                f"there are {len(targets)} targets for {len(raw)} rows",
+                advice="Give one target a row.",
+            )
+        X = Codec(self.input_signature).encode_rows(list(raw))
+        if not self.labels:
+            return replace(self, X=X, y=np.asarray(targets, dtype=np.float32), notes=())
+        index = {label: number for number, label in enumerate(self.labels)}
+        unknown = sorted({repr(label) for label in targets if label not in index})
+        if unknown:
+            raise DataError(
+                f"labels {', '.join(unknown)} are not known",
+                where=self.name,
+                advice=f"Use one of {', '.join(map(repr, self.labels))}.",
+            )
+        return replace(self, X=X, y=np.asarray([index[t] for t in targets], np.int64), notes=())
+
+    @property
+    def input_signature(self) -> Signature:
+        """A signature of the input alone, enough for the codec's encoding."""
+        answer = TensorSpec(name="label", shape=(-1,), dtype="int32", role="label")
+        tensor = TensorSpec(name="x", shape=(-1, *self.X.shape[1:]), dtype="float32")
+        return Signature(
+            task=self.task,
+            inputs=(tensor,),
+            outputs=(answer,),
+            features=self.features,
+            image=self.image,
+            labels=self.labels,
         )
 
     def label(self, index: int) -> Category | float:

@@ -8,122 +8,20 @@ On disk a run is a directory without a pickle in it:
     report.html
 """
 
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from fieldloop.errors import DataError, EnvironmentFaultError
 from fieldloop.manifest import GoldenSet, Lineage, Precision
 from fieldloop.profile import ReferenceProfile
 from fieldloop.signature import Signature
+from fieldloop_cloud.compile.compiled import Compiled, Evidence
+from fieldloop_cloud.data.split import Opening
+from fieldloop_cloud.select.scored import Measured, Scored, Skipped
 from fieldloop_cloud.train.metrics import Estimate
-
-Verdict = Literal["reference", "accepted", "refused", "not proven"]
-
-
-class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a variant may be chosen, and on what evidence.
-
-    Attributes:
-        verdict: `reference` is the float32 variant that the others are compared with; only it
-            and `accepted` may be chosen.
-        reason: One sentence for people, with the numbers.
-        drop: Score lost against the reference on the same rows; negative if it gained.
-        drop_high: Upper confidence limit of the drop.
-        epsilon: The largest drop allowed.
-        agreement: Share of rows with the reference's label (classification).
-        row_count: Rows compared.
-    """
-
-    verdict: Verdict
-    reason: str
-    drop: float = 0.0
-    drop_high: float = 0.0
-    epsilon: float = 0.0
-    agreement: float | None = None
-    row_count: int = 0
-
-    @property
-    def passed(self) -> bool:
-        """Whether the variant may be chosen."""
-        return self.verdict in ("reference", "accepted")
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of one variant: a candidate in one precision.
-
-    Attributes:
-        candidate: For example `random-forest`.
-        parameters: Its hyper-parameters as text.
-        precision: How it was quantized.
-        metric: The score's name.
-        score: On the validation rows, through codec and flatbuffer.
-        score_low: Lower end of the score's 95 % interval.
-        score_high: Upper end.
-        size_bytes: Of the flatbuffer.
-        latency_p50_ms: One row through the interpreter on this machine, median.
-        latency_p90_ms: The same, 90th percentile.
-        train_s: Seconds that training the candidate took.
-        gate: Whether it may be chosen.
-        over_budget: Why it does not fit the device; empty if it does.
-        min_runtime: Lowest TFLite runtime that loads it.
-        calibration_sha256: Hash of the calibration rows; empty if none were needed.
-    """
-
-    candidate: str
-    parameters: dict[str, str]
-    precision: Precision
-    metric: str
-    score: float
-    score_low: float
-    score_high: float
-    size_bytes: int
-    latency_p50_ms: float
-    latency_p90_ms: float
-    train_s: float
-    gate: Gate
-    over_budget: str = ""
-    min_runtime: str = ""
-    calibration_sha256: str = ""
-
-    @property
-    def name(self) -> str:
-        """The variant's name: `<candidate>.<precision>`."""
-        return f"{self.candidate}.{self.precision}"
-
-
-class Scored(Measured, frozen=True, kw_only=True):
-    """A measured variant with its flatbuffer.
-
-    Attributes:
-        compiled: Flatbuffer, signature and parity evidence (`compile.api.Compiled`).
-        model: The fitted scikit-learn object, or the path of a saved Keras model; kept in memory
-            only, None after `Run.load`.
-    """
-
-    compiled: Any
-    model: Any = None
-
-
-class Skipped(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate or a variant that is not in the front, and why."""
-
-    name: str
-    reason: str
-
-
-class Opening(msgspec.Struct, frozen=True, kw_only=True):
-    """One opening of the sealed test set.
-
-    Attributes:
-        at: UTC, ISO 8601.
-        purpose: What it was opened for.
-        forced: Whether it had been opened before.
-    """
-
-    at: str
-    purpose: str
-    forced: bool = False
 
 
 class SplitRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,3 +121,145 @@ class Run(RunRecord, frozen=True, kw_only=True):
         """Score on the sealed test set of a variant of the chosen candidate; None if not opened."""
         estimates = self.test.get(precision, ())
         return next((e.value for e in estimates if e.metric == self.metric), None)
+
+    def save(self, directory: Path | str) -> "Run":
+        """Write the run into a directory and return it with `path` set; the report is separate.
+
+        Every file is whole or absent; `run.json` is written last, so a directory with it is a
+        finished run.
+
+        Raises:
+            EnvironmentFaultError: The directory cannot be written.
+        """
+        root = Path(directory)
+        record = msgspec.convert(
+            {name: getattr(self, name) for name in RunRecord.__struct_fields__}, RunRecord
+        )
+        document = _Document(
+            record=record,
+            front=tuple(_entry(scored) for scored in self.front),
+            chosen=self.chosen.name,
+        )
+        files = {f"models/{item.name}.tflite": item.compiled.tflite for item in self.front}
+        files |= {
+            "chosen/signature.json": _pretty(self.signature),
+            "chosen/profile.json": _pretty(self.profile),
+            "chosen/golden.json": _pretty(self.golden),
+            "chosen/lineage.json": _pretty(self.lineage),
+            "run.json": _pretty(document),
+        }
+        try:
+            for name, data in files.items():
+                write_file(root / name, data)
+        except OSError as error:
+            raise EnvironmentFaultError(
+                f"the run cannot be written: {error.strerror or error}",
+                where=str(root),
+                advice="Check the path, its permissions and the free space.",
+            ) from error
+        return msgspec.structs.replace(self, path=root)
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "Run":
+        """Read a run that `save` wrote; `model` objects are not part of it.
+
+        Raises:
+            DataError: It is not a run's directory, or a file in it is missing or damaged.
+        """
+        root = Path(directory)
+        document = _read(root / "run.json", _Document)
+        front = tuple(_scored(root, entry) for entry in document.front)
+        by_name = {scored.name: scored for scored in front}
+        if document.chosen not in by_name:
+            raise _damaged(root / "run.json", f"'{document.chosen}' is not in the front")
+        record = {name: getattr(document.record, name) for name in RunRecord.__struct_fields__}
+        return cls(
+            **record,
+            front=front,
+            chosen=by_name[document.chosen],
+            profile=_read(root / "chosen" / "profile.json", ReferenceProfile),
+            golden=_read(root / "chosen" / "golden.json", tuple[GoldenSet, ...]),
+            lineage=_read(root / "chosen" / "lineage.json", Lineage),
+            path=root,
+        )
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A measured variant in `run.json`; its flatbuffer is `models/<name>.tflite`."""
+
+    measured: Measured
+    signature: Signature
+    evidence: Evidence
+
+
+class _Document(msgspec.Struct, frozen=True, kw_only=True):
+    """`run.json`."""
+
+    format: Literal[1] = 1
+    record: RunRecord
+    front: tuple[_Entry, ...]
+    chosen: str
+
+
+_T = TypeVar("_T")
+
+
+def _entry(scored: Scored) -> _Entry:
+    fields: dict[str, Any] = {name: getattr(scored, name) for name in Measured.__struct_fields__}
+    return _Entry(
+        measured=Measured(**fields),
+        signature=scored.compiled.signature,
+        evidence=scored.compiled.evidence,
+    )
+
+
+def _scored(root: Path, entry: _Entry) -> Scored:
+    measured = entry.measured
+    # The name becomes a path: a damaged or hostile run.json must not lead out of the directory.
+    if os.sep in measured.name or measured.name.startswith("."):
+        raise _damaged(root / "run.json", f"'{measured.name}' is no variant's name")
+    path = root / "models" / f"{measured.name}.tflite"
+    try:
+        tflite = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, str(error.strerror)) from error
+    if len(tflite) != measured.size_bytes:
+        raise _damaged(path, f"it has {len(tflite)} bytes instead of {measured.size_bytes}")
+    fields: dict[str, Any] = {name: getattr(measured, name) for name in Measured.__struct_fields__}
+    compiled = Compiled(tflite, entry.signature, entry.evidence, measured.precision)
+    return Scored(**fields, compiled=compiled)
+
+
+def _pretty(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise _damaged(path, str(error.strerror)) from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"this is not a whole run: {reason}",
+        where=str(path),
+        advice="Give the directory that `train` wrote, or train again.",
+    )
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole or absent, even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+__all__ = ["Run", "RunRecord", "Scored", "Skipped", "SplitRecord", "write_file"]

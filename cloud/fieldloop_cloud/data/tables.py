@@ -1,0 +1,140 @@
+"""Tables: reading `.csv` and `.parquet` files, and a frame as a data set.
+
+Cells are read as they stand and judged in `columns`, so that an error can name the column and the
+row instead of a converter's guess being trained on.
+"""
+
+import csv
+import difflib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fieldloop.errors import DataError
+from fieldloop_cloud.data.columns import encode_column, encode_target
+from fieldloop_cloud.data.dataset import Dataset, DataTask
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a `.csv` (comma, semicolon or tab) or `.parquet` file; CSV cells stay text.
+
+    Raises:
+        DataError: Not such a file, empty, damaged, or with a column name twice.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".txt", ".parquet"):
+        raise DataError(
+            f"files ending in '{path.suffix}' are not known",
+            where=str(path),
+            advice="Use .csv, .parquet, .npz, or a folder of images.",
+        )
+    try:
+        if path.stat().st_size == 0:
+            raise DataError("the file is empty", where=str(path), advice="Export it again.")
+        return pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+    except (ValueError, OSError, csv.Error) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown format"
+        raise DataError(
+            f"the table cannot be read: {reason}",
+            where=str(path),
+            advice="Check that it is complete, and UTF-8 text if it is a .csv.",
+        ) from error
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        line = file.readline()
+    separator = max(",;\t", key=line.count)
+    header = next(csv.reader([line], delimiter=separator), [])
+    names = [name.strip() for name in header]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or "" in names:
+        raise DataError(
+            f"column names stand twice: {', '.join(twice)}" if twice else "a column has no name",
+            where=str(path),
+            advice="Give every column its own name in the first line.",
+        )
+    with warnings.catch_warnings():
+        # Said as an error below, with the row; pandas would drop the surplus and go on.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(
+            path, sep=separator, dtype=str, encoding="utf-8-sig", skipinitialspace=True
+        )
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(
+            "rows have more values than the first line has names",
+            where=str(path),
+            advice="Name every column in the first line.",
+        )
+    frame.columns = pd.Index(names)
+    return frame
+
+
+def dataset_from_frame(
+    frame: pd.DataFrame,
+    target: "str | pd.Series | None",
+    *,
+    name: str,
+    where: str,
+    task: DataTask | None = None,
+    drop: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+) -> Dataset:
+    """Encode a frame; the target is one of its columns, or a series beside it.
+
+    Raises:
+        DataError: A column that cannot be used; the message names it.
+    """
+    columns = [str(column) for column in frame.columns]
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise DataError(f"column names stand twice: {', '.join(twice)}", where=where)
+    frame = frame.set_axis(columns, axis=1)
+    for column in (*drop, *categorical):
+        _require(column, columns, where)
+    if isinstance(target, pd.Series):
+        truth = target
+    else:
+        if target is None:
+            raise DataError(
+                "a table needs a target column",
+                where=where,
+                advice=f"Name one of: {_listed(columns)}.",
+            )
+        _require(target, columns, where)
+        truth = frame[target]
+    kept = [column for column in columns if column not in drop and column != truth.name]
+    if not kept:
+        raise DataError("no feature columns are left", where=where, advice="Drop fewer columns.")
+    found_task, codes, labels = encode_target(truth, task=task, where=where)
+    encoded = [
+        encode_column(frame[column], where=where, categorical=column in categorical)
+        for column in kept
+    ]
+    return Dataset(
+        name=name,
+        kind="tabular",
+        task=found_task,
+        X=np.stack([column.codes for column in encoded], axis=1),
+        y=codes,
+        labels=labels,
+        features=tuple(column.spec for column in encoded),
+        target=str(truth.name),
+        notes=tuple(note for column in encoded for note in column.notes),
+    )
+
+
+def _require(column: str, columns: Sequence[str], where: str) -> None:
+    if column in columns:
+        return
+    close = difflib.get_close_matches(column, columns, n=3, cutoff=0.5)
+    advice = f"Did you mean {' or '.join(close)}?" if close else f"Name one of: {_listed(columns)}."
+    raise DataError(f"there is no column '{column}'", where=where, advice=advice)
+
+
+def _listed(columns: Sequence[str], most: int = 12) -> str:
+    more = f", … ({len(columns)} in all)" if len(columns) > most else ""
+    return ", ".join(columns[:most]) + more

@@ -1,0 +1,157 @@
+"""Plots as inline SVG, drawn without a display.
+
+Each function draws one figure from plain numbers and returns it as a data URI, so that a page
+stays one file.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+INK = "#1f2933"
+MUTED = "#7b8794"
+ACCENT = "#0b7285"
+WARN = "#c92a2a"
+PALETTE = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#a61e4d", "#364fc7")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def figure(width: float = 6.4, height: float = 3.6) -> Any:
+    """Return an empty matplotlib figure of this size in inches; no global state is touched."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only when a report is drawn
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def axes(drawing: Any, *, xlabel: str, ylabel: str) -> Any:
+    """Return axes in the house style."""
+    made = drawing.subplots()
+    made.set_xlabel(xlabel, color=INK)
+    made.set_ylabel(ylabel, color=INK)
+    made.tick_params(colors=MUTED, labelsize=8)
+    made.grid(visible=True, color="#e4e7eb", linewidth=0.6)
+    for side in ("top", "right"):
+        made.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        made.spines[side].set_color("#cbd2d9")
+    return made
+
+
+def data_uri(drawing: Any) -> str:
+    """Render a matplotlib figure as `data:image/svg+xml;base64,…`."""
+    from matplotlib import rc_context  # noqa: PLC0415 - only when a report is drawn
+
+    buffer = io.BytesIO()
+    # Text stays text; a fixed salt and no date make the same figure the same bytes.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fieldloop"}):
+        drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def front(
+    points: Sequence[tuple[str, str, float, float, float, float]],
+    *,
+    chosen: str,
+    xlabel: str,
+    ylabel: str,
+) -> str:
+    """Draw scores with intervals over a cost on a logarithmic axis.
+
+    Args:
+        points: (candidate, variant, cost, score, low, high), cost > 0.
+        chosen: Name of the variant to ring.
+        xlabel: The cost's name and unit.
+        ylabel: The score's name.
+    """
+    drawing = figure()
+    made = axes(drawing, xlabel=xlabel, ylabel=ylabel)
+    made.set_xscale("log")
+    names = list(dict.fromkeys(point[0] for point in points))
+    for number, name in enumerate(names):
+        mine = [point for point in points if point[0] == name]
+        made.errorbar(
+            [point[2] for point in mine],
+            [point[3] for point in mine],
+            yerr=[
+                [point[3] - point[4] for point in mine],
+                [point[5] - point[3] for point in mine],
+            ],
+            fmt=MARKERS[number % len(MARKERS)],
+            color=PALETTE[number % len(PALETTE)],
+            markersize=5,
+            elinewidth=0.8,
+            capsize=2,
+            label=name,
+        )
+    ringed = [point for point in points if point[1] == chosen]
+    made.scatter(
+        [point[2] for point in ringed],
+        [point[3] for point in ringed],
+        s=140,
+        facecolors="none",
+        edgecolors=WARN,
+        linewidths=1.4,
+        label="chosen",
+        zorder=3,
+    )
+    made.legend(fontsize=8, frameon=False, loc="best")
+    return data_uri(drawing)
+
+
+def confusion_matrix(table: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    """Draw a confusion matrix; rows are true classes, columns predictions."""
+    size = min(9.0, 2.2 + 0.42 * len(labels))
+    drawing = figure(size, size)
+    made = axes(drawing, xlabel="predicted", ylabel="true")
+    made.grid(visible=False)
+    shares = [[cell / max(1, sum(row)) for cell in row] for row in table]
+    made.imshow(shares, cmap="GnBu", vmin=0, vmax=1)
+    ticks = range(len(labels))
+    made.set_xticks(ticks, labels, rotation=45 if len(labels) > 10 else 0)  # noqa: PLR2004 - fits
+    made.set_yticks(ticks, labels)
+    if len(labels) <= 20:  # noqa: PLR2004 - numbers would overlap
+        for row, cells in enumerate(table):
+            for column, count in enumerate(cells):
+                if count:
+                    colour = "white" if shares[row][column] > 0.6 else INK  # noqa: PLR2004
+                    made.text(
+                        column, row, str(count), ha="center", va="center", fontsize=8, color=colour
+                    )
+    return data_uri(drawing)
+
+
+def lines(
+    series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """Draw lines over a common axis.
+
+    Args:
+        series: (name, x values, y values).
+        xlabel: Of the x axis.
+        ylabel: Of the y axis.
+        marks: (x, text) of vertical lines, for example when something happened.
+    """
+    drawing = figure(7.6, 3.4)
+    made = axes(drawing, xlabel=xlabel, ylabel=ylabel)
+    for number, (name, x, y) in enumerate(series):
+        made.plot(x, y, color=PALETTE[number % len(PALETTE)], linewidth=1.6, label=name)
+    for where, text in marks:
+        made.axvline(where, color=MUTED, linewidth=0.8, linestyle="--")
+        made.annotate(
+            text,
+            (where, 1.0),
+            xycoords=("data", "axes fraction"),
+            fontsize=7,
+            rotation=90,
+            va="top",
+            ha="right",
+            color=MUTED,
+        )
+    if series:
+        made.legend(fontsize=8, frameon=False)
+    return data_uri(drawing)

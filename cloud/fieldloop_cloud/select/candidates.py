@@ -1,0 +1,200 @@
+"""The candidates: small frozen descriptions, preprocessing included.
+
+A candidate says for which data it is meant, what it may cost, and how to build its estimators; it
+holds no data and trains nothing. The portfolio is short on purpose: a few settings that are strong
+on most data beat a search on small budgets.
+"""
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fieldloop.errors import ConfigError
+from fieldloop_cloud.data.dataset import Dataset, DataTask
+
+Settings = dict[str, Any]
+"""Hyper-parameters of one entry of a portfolio, by scikit-learn's names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One kind of model.
+
+    Attributes:
+        name: As in reports and options.
+        tasks: What it can predict.
+        portfolio: Settings to try, in order.
+        growth: Exponent of training time in the number of rows, for the time estimate.
+        build: Makes an unfitted scikit-learn estimator from (data, settings, seed, flash bytes);
+            None for nets.
+    """
+
+    name: str
+    tasks: tuple[DataTask, ...]
+    portfolio: tuple[Settings, ...]
+    growth: float
+    build: Callable[[Dataset, Settings, int, int], Any] | None
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether it is a net, which needs the extra `[deep]`."""
+        return self.build is None
+
+    def why_not(self, dataset: Dataset) -> str:
+        """Return why it cannot be used on this data here; empty if it can."""
+        if dataset.task not in self.tasks:
+            return f"it does not do {dataset.task}"
+        if not self.is_deep:
+            return ""
+        if dataset.kind != "image":
+            return "it needs images"
+        missing = [name for name in ("tensorflow", "keras") if not importlib.util.find_spec(name)]
+        if missing:
+            return f"{' and '.join(missing)} not installed: pip install 'fieldloop-cloud[deep]'"
+        return ""
+
+
+def portfolio(names: tuple[str, ...] | None = None) -> tuple[Candidate, ...]:
+    """Return candidates, the cheapest to train first.
+
+    Args:
+        names: Only these; None for all.
+
+    Raises:
+        ConfigError: A name that is not known.
+    """
+    if names is None:
+        return CANDIDATES
+    known = {candidate.name: candidate for candidate in CANDIDATES}
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ConfigError(
+            f"there is no candidate {', '.join(unknown)}" if unknown else "no candidate is named",
+            advice=f"Use some of: {', '.join(known)}.",
+        )
+    return tuple(candidate for candidate in CANDIDATES if candidate.name in names)
+
+
+def preprocessing(dataset: Dataset, *, scale: bool) -> list[tuple[str, Any]]:
+    """Return pipeline steps: impute what may be missing, one-hot categories, scale numbers."""
+    from sklearn.compose import ColumnTransformer  # noqa: PLC0415 - only when training
+    from sklearn.preprocessing import OneHotEncoder  # noqa: PLC0415
+
+    numeric = [i for i, spec in enumerate(dataset.features) if not spec.categories]
+    coded = [i for i, spec in enumerate(dataset.features) if spec.categories]
+    missing = any(dataset.features[i].missing_allowed for i in numeric)
+    steps = _numeric_steps(missing=missing, scale=scale)
+    if not coded:
+        return steps
+    from sklearn.pipeline import Pipeline  # noqa: PLC0415
+
+    codes = [np.arange(len(dataset.features[i].categories), dtype=np.float64) for i in coded]
+    encoder = OneHotEncoder(categories=codes, handle_unknown="ignore", sparse_output=False)
+    parts: list[tuple[str, Any, list[int]]] = [("categories", encoder, coded)]
+    if numeric:
+        parts.insert(0, ("numbers", Pipeline(steps) if steps else "passthrough", numeric))
+    return [("columns", ColumnTransformer(parts))]
+
+
+def _numeric_steps(*, missing: bool, scale: bool) -> list[tuple[str, Any]]:
+    from sklearn.impute import SimpleImputer  # noqa: PLC0415 - only when training
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
+    steps: list[tuple[str, Any]] = []
+    if missing:
+        steps.append(("impute", SimpleImputer(strategy="median")))
+    if scale:
+        steps.append(("scale", StandardScaler()))
+    return steps
+
+
+def _pipeline(dataset: Dataset, estimator: Any, *, scale: bool) -> Any:
+    from sklearn.pipeline import Pipeline  # noqa: PLC0415 - only when training
+
+    return Pipeline([*preprocessing(dataset, scale=scale), ("model", estimator)])
+
+
+def _logistic(dataset: Dataset, settings: Settings, seed: int, flash_bytes: int) -> Any:
+    del flash_bytes
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - only when training
+
+    model = LogisticRegression(max_iter=2000, random_state=seed, **settings)
+    return _pipeline(dataset, model, scale=True)
+
+
+def _ridge(dataset: Dataset, settings: Settings, seed: int, flash_bytes: int) -> Any:
+    del flash_bytes
+    from sklearn.linear_model import Ridge  # noqa: PLC0415 - only when training
+
+    return _pipeline(dataset, Ridge(random_state=seed, **settings), scale=True)
+
+
+def _svm(dataset: Dataset, settings: Settings, seed: int, flash_bytes: int) -> Any:
+    del flash_bytes
+    from sklearn.calibration import CalibratedClassifierCV  # noqa: PLC0415 - only when training
+    from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415
+    from sklearn.svm import SVC  # noqa: PLC0415
+
+    smallest = min(count for count in dataset.class_counts if count)
+    folds = StratifiedKFold(max(2, min(5, smallest)), shuffle=True, random_state=seed)
+    # One SVM on all rows; Platt's sigmoids are fitted on cross-validated decisions, as
+    # SVC(probability=True) did before scikit-learn deprecated it.
+    model = CalibratedClassifierCV(
+        SVC(kernel="rbf", **settings), method="sigmoid", cv=folds, ensemble=False
+    )
+    return _pipeline(dataset, model, scale=True)
+
+
+def _forest(dataset: Dataset, settings: Settings, seed: int, flash_bytes: int) -> Any:
+    from sklearn.ensemble import (  # noqa: PLC0415 - only when training
+        RandomForestClassifier,
+        RandomForestRegressor,
+    )
+
+    kind = RandomForestClassifier if dataset.task == "classification" else RandomForestRegressor
+    sized = {**settings, **forest_size(dataset, settings, flash_bytes)}
+    return _pipeline(dataset, kind(random_state=seed, n_jobs=1, **sized), scale=False)
+
+
+def forest_size(dataset: Dataset, settings: Settings, flash_bytes: int) -> Settings:
+    """Return tree count and depth that keep the forest's tables within the model budget.
+
+    A tree has at most as many leaves as rows and as its depth allows; a node takes about 16 bytes
+    and a leaf 4 bytes a class.
+    """
+    depth, trees = int(settings["max_depth"]), int(settings["n_estimators"])
+    outputs = max(1, len(dataset.labels))
+    while depth > 1:
+        leaves = min(2**depth, max(2, len(dataset) // 2))
+        tree_bytes = 2 * leaves * 16 + leaves * 4 * outputs
+        fitting = flash_bytes // tree_bytes
+        if fitting >= min(trees, 10):
+            return {"n_estimators": min(trees, int(fitting)), "max_depth": depth}
+        depth -= 1
+    return {"n_estimators": max(1, math.floor(flash_bytes / 256)), "max_depth": 1}
+
+
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate("logistic", ("classification",), ({"C": 1.0}, {"C": 0.03}), 1.0, _logistic),
+    Candidate("ridge", ("regression",), ({"alpha": 1.0}, {"alpha": 30.0}), 1.0, _ridge),
+    Candidate(
+        "random-forest",
+        ("classification", "regression"),
+        ({"n_estimators": 100, "max_depth": 12}, {"n_estimators": 40, "max_depth": 10}),
+        1.1,
+        _forest,
+    ),
+    Candidate(
+        "svm-rbf",
+        ("classification",),
+        ({"C": 10.0, "gamma": "scale"}, {"C": 1.0, "gamma": "scale"}),
+        2.0,
+        _svm,
+    ),
+    Candidate("cnn", ("classification",), ({},), 1.0, None),
+)
+"""Every candidate, the cheapest to train first."""

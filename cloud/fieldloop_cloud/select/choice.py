@@ -1,0 +1,154 @@
+"""The choice: which measured variant goes to the device, and why.
+
+Among the variants that passed their gate and fit the target, the best validation score sets the
+mark; everything within one standard error of it is tied, and of the tied the one that takes the
+smallest share of the device's budget is taken. A model that does not beat the dummy goes nowhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fieldloop.errors import GateError
+from fieldloop_cloud.release.targets import Target, version_tuple
+from fieldloop_cloud.select.scored import Measured
+from fieldloop_cloud.train.metrics import Estimate
+
+_M = TypeVar("_M", bound=Measured)
+
+
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """One limit of the target that a variant breaks: a sentence, and by which factor."""
+
+    text: str
+    factor: float
+
+
+def overruns(measured: Measured, target: Target) -> tuple[Overrun, ...]:
+    """Return the target's limits that a variant breaks; empty if it fits."""
+    found = []
+    if measured.size_bytes > target.max_model_bytes:
+        text = f"{measured.size_bytes:,} bytes of {target.max_model_bytes:,}"
+        found.append(Overrun(text, measured.size_bytes / target.max_model_bytes))
+    p90 = device_latency_ms(measured, target)
+    if p90 > target.latency_budget_ms:
+        text = f"{p90:.3g} ms (90th percentile, estimated) of {target.latency_budget_ms:g} ms"
+        found.append(Overrun(text, p90 / target.latency_budget_ms))
+    if measured.precision not in target.precisions:
+        text = f"{measured.precision} where the device runs {', '.join(target.precisions)}"
+        found.append(Overrun(text, float("inf")))
+    need, have = version_tuple(measured.min_runtime), version_tuple(target.runtime_version)
+    if need is not None and have is not None and need > have:
+        text = f"runtime {measured.min_runtime} where the device has {target.runtime_version}"
+        found.append(Overrun(text, float("inf")))
+    return tuple(found)
+
+
+def device_latency_ms(measured: Measured, target: Target) -> float:
+    """Estimate the 90th percentile on the device from the one measured here."""
+    return measured.latency_p90_ms * target.relative_latency
+
+
+def cost(measured: Measured, target: Target) -> float:
+    """Return the share of the device's budgets that a variant takes: bytes plus latency."""
+    return (
+        measured.size_bytes / target.max_model_bytes
+        + device_latency_ms(measured, target) / target.latency_budget_ms
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The chosen variant's place in the list, and the reason as a paragraph."""
+
+    index: int
+    why: str
+
+
+def choose(front: Sequence[_M], target: Target, baseline: Estimate) -> Choice:
+    """Choose one variant.
+
+    Args:
+        front: Every measured variant; `over_budget` and `gate` are already judged.
+        target: The device class.
+        baseline: The dummy model's score on the same rows.
+
+    Raises:
+        GateError: Nothing was measured, nothing fits the device (the error says by how much the
+            nearest misses), or nothing beats the dummy model.
+    """
+    passed = [item for item in front if item.gate.passed]
+    if not passed:
+        raise GateError(
+            "no candidate could be trained and compiled",
+            advice="See the reasons in the run's skipped candidates; raise the time budget.",
+        )
+    fitting = [item for item in passed if not item.over_budget]
+    if not fitting:
+        raise _nothing_fits(passed, target)
+    best = max(fitting, key=lambda item: item.score)
+    if best.score_low <= baseline.value:
+        raise GateError(
+            f"no model beats guessing: {best.name} reaches {_interval(best)} in {best.metric}, "
+            f"the dummy model {baseline.value:.3f}",
+            advice="Bring more rows, or features that say something about the target.",
+        )
+    error = _standard_error(best)
+    tied = [item for item in fitting if item.score >= best.score - error]
+    chosen = min(tied, key=lambda item: (cost(item, target), -item.score))
+    return Choice(
+        next(index for index, item in enumerate(front) if item is chosen),
+        _why(chosen, best, tied, error, target),
+    )
+
+
+def _standard_error(measured: Measured) -> float:
+    return Estimate(
+        metric=measured.metric,
+        value=measured.score,
+        low=measured.score_low,
+        high=measured.score_high,
+        row_count=0,
+    ).standard_error
+
+
+def _interval(measured: Measured) -> str:
+    return f"{measured.score:.3f} [{measured.score_low:.3f}, {measured.score_high:.3f}]"
+
+
+def _why(
+    chosen: Measured, best: Measured, tied: Sequence[Measured], error: float, target: Target
+) -> str:
+    size = f"{chosen.size_bytes / 1024:.1f} KB"
+    facts = f"{size} and {chosen.latency_p50_ms * 1000:.0f} µs a row on this machine"
+    if chosen is best and len(tied) == 1:
+        return (
+            f"{chosen.name} has the best {chosen.metric}, {_interval(chosen)}, and no other "
+            f"variant that fits {target.name} is within one standard error ({error:.3f}). It "
+            f"takes {facts}."
+        )
+    lead = (
+        f"{chosen.name} has the best {chosen.metric}, {_interval(chosen)}"
+        if chosen is best
+        else f"{best.name} has the best {best.metric}, {_interval(best)}; {chosen.name} reaches "
+        f"{_interval(chosen)}"
+    )
+    return (
+        f"{lead}. {len(tied)} variants that fit {target.name} are within one standard error "
+        f"({error:.3f}) of the best, and of these {chosen.name} takes the smallest share of the "
+        f"device's budget: {facts}."
+    )
+
+
+def _nothing_fits(passed: Sequence[Measured], target: Target) -> GateError:
+    def worst(item: Measured) -> float:
+        return max((over.factor for over in overruns(item, target)), default=float("inf"))
+
+    nearest = min(passed, key=lambda item: (worst(item), -item.score))
+    said = "; ".join(over.text for over in overruns(nearest, target))
+    return GateError(
+        f"no variant fits {target.name}; the nearest, {nearest.name} with {_interval(nearest)}, "
+        f"misses: {said or nearest.over_budget}",
+        advice="Raise the target's limits, choose a larger device, or allow more candidates.",
+    )

@@ -1,0 +1,122 @@
+"""What a flatbuffer does: its answers and its latency, through the codec and the interpreter.
+
+Never through the scikit-learn or Keras object it came from: what is shipped is what is measured.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop.codec import Codec, dequantize
+from fieldloop.interpreter import Engine, open_engine
+from fieldloop.signature import Signature
+
+_WARM_UP = 20
+_TIMED_RUNS = 200
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """Answers for n rows.
+
+    Attributes:
+        predicted: Class indices (int64) or values (float64), shape (n,).
+        probabilities: float64 (n, classes); None without such an output.
+        outputs: Every output in the signature's order, as real values, shape (n, …).
+    """
+
+    predicted: NDArray[Any]
+    probabilities: NDArray[np.float64] | None
+    outputs: tuple[NDArray[Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One-row latency on this machine, in milliseconds."""
+
+    p50_ms: float
+    p90_ms: float
+
+
+def rows_for(signature: Signature, X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shape encoded rows as the model's input wants them: flat, or (height, width, channels)."""
+    return X.reshape(len(X), *signature.inputs[0].shape[1:])
+
+
+def answers(tflite: bytes, signature: Signature, X: NDArray[np.float32]) -> Answers:
+    """Run encoded rows, shape (n, …), through a flatbuffer.
+
+    Raises:
+        ModelRuntimeError: The interpreter failed.
+    """
+    engine = open_engine(tflite)
+    try:
+        tensors = _run(engine, Codec(signature), rows_for(signature, X))
+    finally:
+        engine.close()
+    outputs = tuple(
+        dequantize(spec, tensor) for spec, tensor in zip(signature.outputs, tensors, strict=True)
+    )
+    return Answers(_predicted(signature, outputs), _probabilities(signature, outputs), outputs)
+
+
+def latency(tflite: bytes, signature: Signature, X: NDArray[np.float32]) -> Latency:
+    """Time single rows: quantize, set, invoke, get; encoding and decoding are left out."""
+    codec = Codec(signature)
+    rows = rows_for(signature, X)
+    engine = open_engine(tflite)
+    try:
+        for number in range(_WARM_UP):
+            engine.run(codec.tensors(rows[number % len(rows)][np.newaxis]))
+        taken = np.empty(_TIMED_RUNS)
+        for number in range(_TIMED_RUNS):
+            row = rows[number % len(rows)][np.newaxis]
+            start = time.perf_counter_ns()
+            engine.run(codec.tensors(row))
+            taken[number] = time.perf_counter_ns() - start
+    finally:
+        engine.close()
+    p50, p90 = np.quantile(taken / 1e6, [0.5, 0.9])
+    return Latency(float(p50), float(p90))
+
+
+def _run(engine: Engine, codec: Codec, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
+    parts = [
+        engine.run(codec.tensors(rows[start : start + _BATCH]))
+        for start in range(0, max(len(rows), 1), _BATCH)
+    ]
+    return [np.concatenate(output) for output in zip(*parts, strict=True)]
+
+
+def _predicted(signature: Signature, outputs: tuple[NDArray[Any], ...]) -> NDArray[Any]:
+    by_role = _by_role(signature, outputs)
+    if "label" in by_role:
+        return by_role["label"].reshape(-1).astype(np.int64)
+    if "value" in by_role:
+        return by_role["value"].reshape(-1).astype(np.float64)
+    scores = by_role["probabilities"] if "probabilities" in by_role else by_role["decision"]
+    scores = scores.reshape(len(scores), -1)
+    threshold = 0.5 if "probabilities" in by_role else 0.0
+    is_single = scores.shape[1] == 1  # a sigmoid, or one decision value
+    best = scores[:, 0] > threshold if is_single else scores.argmax(axis=1)
+    return np.asarray(best, dtype=np.int64)
+
+
+def _probabilities(
+    signature: Signature, outputs: tuple[NDArray[Any], ...]
+) -> NDArray[np.float64] | None:
+    found = _by_role(signature, outputs).get("probabilities")
+    if found is None:
+        return None
+    table = found.reshape(len(found), -1).astype(np.float64)
+    return np.hstack([1 - table, table]) if table.shape[1] == 1 else table
+
+
+def _by_role(
+    signature: Signature, outputs: tuple[NDArray[Any], ...]
+) -> dict[str | None, NDArray[Any]]:
+    return {spec.role: output for spec, output in zip(signature.outputs, outputs, strict=True)}

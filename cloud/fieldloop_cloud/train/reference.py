@@ -1,0 +1,200 @@
+"""What the field is compared with: the reference profile, and the golden answers.
+
+Feature histograms come from training rows. Everything about the model's answers comes from the
+validation rows, because a model is surer than it should be on rows that it was fitted on.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop.bundle import to_blob
+from fieldloop.codec import Codec
+from fieldloop.histogram import Bins
+from fieldloop.manifest import GoldenSet, Precision
+from fieldloop.profile import (
+    MonitoredQuantity,
+    ReferenceProfile,
+    monitored,
+    monitored_names,
+)
+from fieldloop.signature import FeatureSpec, Signature
+from fieldloop.telemetry import CONFIDENCE_EDGES
+from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.select.scored import Scored
+from fieldloop_cloud.train.measure import Answers, answers, rows_for
+
+GOLDEN_ROWS = 16
+
+TOLERANCE: dict[Precision, float] = {
+    "float32": 1e-3,
+    "float16": 1e-2,
+    "dynamic": 3e-2,
+    "int8": 5e-2,
+    "int16x8": 2e-2,
+}
+"""Allowed deviation on a device, relative to the outputs' size (at least 1): kernels of another
+runtime or processor round differently, the more so the coarser the precision."""
+
+
+def reference_profile(
+    signature: Signature, train: Dataset, validation: Dataset, said: Answers
+) -> ReferenceProfile:
+    """Freeze what training and validation looked like.
+
+    Args:
+        signature: The chosen variant's.
+        train: Rows that the histograms are made from.
+        validation: Held-out rows.
+        said: The chosen variant's answers on them.
+    """
+    quantities = _quantities(signature, train.X)
+    class_count = len(signature.labels)
+    if not class_count:
+        return ReferenceProfile(quantities=quantities, row_count=len(train))
+    counts = np.bincount(said.predicted, minlength=class_count)
+    confidence, accuracy = _calibration(validation, said, class_count)
+    return ReferenceProfile(
+        quantities=quantities,
+        class_counts=tuple(int(n) for n in counts),
+        confidence_counts=confidence,
+        confidence_accuracy=accuracy,
+        row_count=len(train),
+    )
+
+
+def _quantities(signature: Signature, rows: NDArray[np.float32]) -> tuple[MonitoredQuantity, ...]:
+    table = monitored(signature, rows_for(signature, rows))
+    specs: dict[str, FeatureSpec] = {spec.name: spec for spec in signature.features}
+    return tuple(
+        _quantity(name, column, specs.get(name))
+        for name, column in zip(monitored_names(signature), table.T, strict=True)
+    )
+
+
+def _quantity(
+    name: str, column: NDArray[np.float64], spec: FeatureSpec | None
+) -> MonitoredQuantity:
+    known = column[np.isfinite(column)]
+    if spec is not None and spec.categories:
+        # One cell a category, and one below the first for categories never seen.
+        bins = Bins(edges=tuple(code - 0.5 for code in range(len(spec.categories))))
+    elif not len(known):
+        # All of the column's values fell into the other parts of the split.
+        return MonitoredQuantity(
+            name=name,
+            bins=Bins(edges=()),
+            counts=(0,),
+            low=0.0,
+            high=0.0,
+            missing_count=len(column),
+        )
+    else:
+        bins = Bins.from_reference(known)
+    return MonitoredQuantity(
+        name=name,
+        bins=bins,
+        counts=tuple(int(n) for n in bins.count(column)),
+        low=float(known.min()) if len(known) else 0.0,
+        high=float(known.max()) if len(known) else 0.0,
+        missing_count=int(np.isnan(column).sum()),
+    )
+
+
+def _calibration(
+    validation: Dataset, said: Answers, class_count: int
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[float, ...], ...]]:
+    """Return confidence counts and the share right, for each class and confidence cell."""
+    if said.probabilities is None:
+        return (), ()
+    rows = np.arange(len(validation))
+    confidence = said.probabilities[rows, said.predicted]
+    right = (said.predicted == validation.y).astype(np.float64)
+    bins = Bins(edges=CONFIDENCE_EDGES)
+    counts, accuracy = [], []
+    for index in range(class_count):
+        mine = said.predicted == index
+        counts.append(tuple(int(n) for n in bins.count(confidence[mine])))
+        accuracy.append(_isotonic(confidence, right, mine))
+    return tuple(counts), tuple(accuracy)
+
+
+_MIN_CLASS_ROWS = 50
+_PRIOR_ROWS = 20.0
+
+
+def _isotonic(
+    confidence: NDArray[np.float64], right: NDArray[np.float64], mine: NDArray[np.bool_]
+) -> tuple[float, ...]:
+    """Return the share right in each confidence cell, isotonic in the confidence.
+
+    A class seldom predicted says little about its own calibration, so every class leans on all
+    rows, the more so the fewer rows it has.
+    """
+    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - only when training
+
+    own = mine.astype(np.float64)
+    # All other rows together weigh as much as `_PRIOR_ROWS` rows of this class.
+    others = max(len(mine) - own.sum(), 1.0)
+    weight = np.where(mine, 1.0, min(1.0, _PRIOR_ROWS / others))
+    if own.sum() >= _MIN_CLASS_ROWS * len(CONFIDENCE_EDGES):
+        weight = own + 1e-9
+    curve = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+    curve.fit(confidence, right, sample_weight=weight)
+    edges = np.asarray(CONFIDENCE_EDGES)
+    cells = np.searchsorted(edges, confidence, side="right")
+    middles = np.concatenate([[edges[0] / 2], (edges[:-1] + edges[1:]) / 2, [(edges[-1] + 1) / 2]])
+    fitted = curve.predict(confidence)
+    shares = []
+    for cell, middle in enumerate(middles):
+        inside = (cells == cell) & mine
+        shares.append(float(fitted[inside].mean() if inside.any() else curve.predict([middle])[0]))
+    # Averages over cells keep the order of a monotone curve only where every cell is filled.
+    return tuple(float(share) for share in np.maximum.accumulate(shares))
+
+
+def golden_set(scored: Scored, validation: Dataset, *, seed: int) -> GoldenSet:
+    """Freeze some input tensors with the variant's own outputs, for the self-test on a device.
+
+    Rows on which two classes are nearly tied are left out where there are enough others: there a
+    kernel that rounds differently may rightly give another label, and labels must be equal.
+
+    Args:
+        scored: The variant.
+        validation: Rows to draw from; classes take turns, so that every label is exercised.
+        seed: Same rows and seed, same draw.
+    """
+    signature = scored.compiled.signature
+    said = answers(scored.compiled.tflite, signature, validation.X)
+    reals = [np.abs(output).max() for output in said.outputs if output.dtype.kind == "f"]
+    tolerance = TOLERANCE[scored.precision] * max(1.0, *(float(real) for real in reals), 0.0)
+    rows = _spread(validation, _clear(said, tolerance), seed)
+    encoded = rows_for(signature, validation.X[rows])
+    golden = answers(scored.compiled.tflite, signature, encoded)
+    return GoldenSet(
+        precision=scored.precision,
+        inputs=tuple(to_blob(tensor) for tensor in Codec(signature).tensors(encoded)),
+        outputs=tuple(to_blob(np.ascontiguousarray(output)) for output in golden.outputs),
+        tolerance=tolerance,
+    )
+
+
+def _clear(said: Answers, tolerance: float) -> NDArray[np.bool_]:
+    """Tell the rows whose best two classes are further apart than the tolerance can move them."""
+    if said.probabilities is None:
+        return np.ones(len(said.predicted), dtype=np.bool_)
+    best_two = np.sort(said.probabilities, axis=1)[:, -2:]
+    clear: NDArray[np.bool_] = best_two[:, 1] - best_two[:, 0] > 2 * tolerance
+    return clear if clear.sum() >= GOLDEN_ROWS else np.ones(len(clear), dtype=np.bool_)
+
+
+def _spread(dataset: Dataset, allowed: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Draw up to `GOLDEN_ROWS` of the allowed row numbers, one class after the other."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(np.flatnonzero(allowed))
+    if dataset.task == "classification":
+        y = dataset.y[order]
+        turn = np.empty(len(y), dtype=np.int64)
+        for index in np.unique(y):
+            turn[y == index] = np.arange((y == index).sum())
+        order = order[np.lexsort((y, turn))]
+    return np.sort(order[:GOLDEN_ROWS]).astype(np.int64)

@@ -55,12 +55,13 @@ def members(estimator: Any) -> list[Any]:
     return list(getattr(estimator, "estimators_", [estimator]))
 
 
-def tree_of(fitted: Any, *, columns: Any = None) -> Tree:
+def tree_of(fitted: Any, *, columns: Any = None, factor: float = 1.0) -> Tree:
     """Return a fitted scikit-learn tree as tables.
 
     Args:
         fitted: A DecisionTree* or ExtraTree*.
         columns: For a tree on some of the columns: which ones, (n_features,).
+        factor: What its values are multiplied by.
     """
     nodes = fitted.tree_
     column = nodes.feature if columns is None else np.asarray(columns)[nodes.feature]
@@ -71,5 +72,5 @@ def tree_of(fitted: Any, *, columns: Any = None) -> Tree:
         left=nodes.children_left,
         right=nodes.children_right,
         missing_left=nodes.missing_go_to_left.astype(np.bool_),
-        values=values.reshape(len(values), -1),
+        values=values.reshape(len(values), -1) * factor,
     )

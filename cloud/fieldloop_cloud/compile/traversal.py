@@ -1,0 +1,221 @@
+"""The way down all trees of a forest at once, for all rows at once.
+
+Leaves come first: state 0 … n-1 is a row of the leaf table, the states behind are inner nodes.
+Every table has one entry a state:
+
+    column     which column of the input is asked
+    threshold  the question: value <= threshold?
+    left       next state if yes (or if the value is missing); a leaf's is the leaf itself
+    right      next state if no
+
+One level is then GATHER x 5, GREATER, SELECT on a (batch, trees) table of states. A leaf stays
+where it is whatever it asks, so no threshold need be infinite. The roots' questions are constants,
+so the first level takes a single GATHER. Deep forests run the same level in a WHILE until every
+state is a leaf. A table is stored in the smallest integers that hold it, if that pays for the CAST.
+
+A missing value (NaN) fails GREATER and goes left. Where it must go right the node asks a second
+copy of the input, in which missing values became a number above every threshold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop_cloud.compile.graph import Graph
+from fieldloop_cloud.compile.tensor import Tensor
+from fieldloop_cloud.compile.thresholds import ThresholdTable
+
+UNROLLED_LEVELS = 24
+"""Deeper forests loop: a level costs about 1 KB of file."""
+
+CAST_BYTES = 240
+"""What one CAST costs in the file; a table is stored small if it saves more."""
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """The state tables of a forest.
+
+    Attributes:
+        asked: The table of numbers that the nodes ask, float32 or int8 (-1, width).
+        column: (n,) int32; from `asked.shape[1]` on a column of the extra ones.
+        threshold: (n,) float32, or int32 for an int8 table.
+        left: (n,) int32.
+        right: (n,) int32.
+        missing_right: (n,) bool.
+        roots: (trees,) the first state of each tree, int32.
+        leaf_count: Number of leaf states.
+        depth: Questions on the longest way.
+    """
+
+    asked: Tensor
+    column: NDArray[np.int32]
+    threshold: NDArray[Any]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    missing_right: NDArray[np.bool_]
+    roots: NDArray[np.int32]
+    leaf_count: int
+    depth: int
+
+    @classmethod
+    def lay_out(
+        cls,
+        trees: Sequence[Any],
+        leaf_row: NDArray[Any],
+        table: ThresholdTable,
+        compared_as: Literal["float32", "float64"],
+    ) -> "States":
+        """Number the states and fold every question into the model's input.
+
+        Args:
+            trees: `forest.Tree`s.
+            leaf_row: Row of the leaf table for each leaf, in the trees' order.
+            table: What is asked.
+            compared_as: What the library casts its input to before it compares.
+        """
+        leaf_count = int(leaf_row.max()) + 1
+        left, right, roots = _numbered(trees, leaf_row, leaf_count)
+        column, threshold, missing_right = _folded(trees, table, compared_as)
+        if threshold.dtype.kind == "i":
+            # -129 says that no code passes: both ways lead right, and the rest fits into int8.
+            never = leaf_count + np.flatnonzero(threshold < np.iinfo(np.int8).min)
+            left[never] = right[never]
+            threshold = np.maximum(threshold, np.iinfo(np.int8).min)
+
+        def behind_leaves(entries: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([np.zeros(leaf_count, entries.dtype), entries])
+
+        return cls(
+            asked=table.tensor,
+            column=behind_leaves(column),
+            threshold=behind_leaves(threshold),
+            left=left,
+            right=right,
+            missing_right=behind_leaves(missing_right),
+            roots=roots,
+            leaf_count=leaf_count,
+            depth=max(tree.depth for tree in trees),
+        )
+
+    def emit(self, g: Graph, extra: Tensor | None = None) -> Tensor:
+        """Return the leaf row that each row reaches in each tree, int32 (-1, trees).
+
+        Args:
+            g: The main graph.
+            extra: int32 (-1, m): columns that are 1 (right) or 0 (left).
+        """
+        asked, column = self._asked(g, extra)
+        first = g.gather(asked, column[self.roots], axis=1)
+        above = g.greater(first, self.threshold[self.roots].astype(asked.dtype))
+        state = g.select(above, self.right[self.roots], self.left[self.roots])
+        if self.depth > UNROLLED_LEVELS:
+            return self._loop(g, asked, column, state)
+        for _ in range(self.depth - 1):
+            state = self._level(g, asked, column, state)
+        return state
+
+    def _asked(self, g: Graph, extra: Tensor | None) -> tuple[Tensor, NDArray[np.int32]]:
+        """Return the table with its copy and the extra columns, and where each node asks it."""
+        width = self.asked.shape[1]
+        asked = g.cast(self.asked, "int32") if self.asked.dtype == "int8" else self.asked
+        column = np.where(self.missing_right, self.column + width, self.column)
+        parts = [asked]
+        if self.missing_right.any():
+            above = np.zeros(width)
+            np.maximum.at(above, self.column[self.missing_right], self._beyond())
+            is_missing = g.not_equal(asked, asked)
+            parts.append(g.select(is_missing, above.astype(np.float32), asked))
+        if extra is not None:
+            column = np.where(self.column >= width, column + width * (len(parts) - 1), column)
+            parts.append(g.cast(extra, asked.dtype))
+        return g.concat(parts, axis=1), column.astype(np.int32)
+
+    def _beyond(self) -> NDArray[np.float64]:
+        """A number clearly above each threshold that sends missing values right."""
+        highest = np.maximum(self.threshold[self.missing_right], 0).astype(np.float64)
+        beyond: NDArray[np.float64] = np.minimum(2 * highest + 1, np.finfo(np.float32).max)
+        return beyond
+
+    def _level(self, g: Graph, asked: Tensor, column: NDArray[np.int32], state: Tensor) -> Tensor:
+        at = self._look_up(g, column, state)
+        threshold = g.cast(self._look_up(g, self.threshold, state), asked.dtype)
+        above = g.greater(g.gather(asked, at, axis=1, batch_dims=1), threshold)
+        right, left = self._look_up(g, self.right, state), self._look_up(g, self.left, state)
+        return g.select(above, right, left)
+
+    def _look_up(self, g: Graph, table: NDArray[Any], state: Tensor) -> Tensor:
+        kind = _smallest(table)
+        saved = len(table) * (table.dtype.itemsize - np.dtype(kind).itemsize)
+        if saved <= CAST_BYTES * min(self.depth, UNROLLED_LEVELS):
+            return g.gather(g.constant(table), state)
+        return g.cast(g.gather(g.constant(table, kind), state), "int32")
+
+    def _loop(self, g: Graph, asked: Tensor, column: NDArray[np.int32], state: Tensor) -> Tensor:
+        def going(inner: Graph, variables: tuple[Tensor, ...]) -> Tensor:
+            highest = inner.reduce_max(inner.reduce_max(variables[1], 1), 0)
+            return inner.greater_equal(highest, np.int32(self.leaf_count))
+
+        def step(inner: Graph, variables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            table, now = variables
+            return table, self._level(inner, table, column, now)
+
+        return g.while_(going, step, (asked, state))[1]
+
+
+def _numbered(
+    trees: Sequence[Any], leaf_row: NDArray[Any], leaf_count: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Return the left and right successor of every state, and the trees' roots."""
+    left, right = [np.arange(leaf_count)], [np.arange(leaf_count)]
+    roots, leaves_seen, states = [], 0, leaf_count
+    for tree in trees:
+        is_leaf, inner = tree.left < 0, tree.inner
+        count = int(is_leaf.sum())
+        state = np.empty(len(is_leaf), np.intp)
+        state[is_leaf] = leaf_row[leaves_seen : leaves_seen + count]
+        state[inner] = states + np.arange(len(inner))
+        leaves_seen, states = leaves_seen + count, states + len(inner)
+        left.append(state[tree.left[inner]])
+        right.append(state[tree.right[inner]])
+        roots.append(state[0])
+    return (
+        np.concatenate(left).astype(np.int32),
+        np.concatenate(right).astype(np.int32),
+        np.array(roots, np.int32),
+    )
+
+
+def _folded(
+    trees: Sequence[Any], table: ThresholdTable, compared_as: Literal["float32", "float64"]
+) -> tuple[NDArray[np.int32], NDArray[Any], NDArray[np.bool_]]:
+    """Return column, threshold and way of a missing value for every inner node."""
+
+    def inner(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(tree, name)[tree.inner] for tree in trees])
+
+    column, limit, missing_right = inner("column"), inner("threshold"), ~inner("missing_left")
+    width = table.value.width
+    own = column < width
+    folded = table.fold(column[own], limit[own], compared_as=compared_as)
+    with np.errstate(over="ignore"):
+        image = folded.nan_image.astype(compared_as).astype(np.float64)
+    missing_right[own] = np.where(np.isnan(image), missing_right[own], image > limit[own])
+    missing_right[~own] = False
+    threshold = np.zeros(len(column), folded.thresholds.dtype)
+    threshold[own] = folded.thresholds
+    place = column - width + table.tensor.shape[1]
+    place[own] = folded.columns
+    return place.astype(np.int32), threshold, missing_right
+
+
+def _smallest(table: NDArray[Any]) -> str:
+    """Return the smallest dtype that holds a table exactly; floats stay float32."""
+    if table.dtype.kind == "f":
+        return "float32"
+    kinds = ("int8", "uint8", "int16")
+    low, high = table.min(), table.max()
+    return next((k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max), "int32")

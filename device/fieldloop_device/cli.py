@@ -1,0 +1,193 @@
+"""`fieldloop-device`: run, predict, status, doctor."""
+
+import functools
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
+
+import click
+import msgspec
+
+import fieldloop_device
+from fieldloop.codec import Prediction
+from fieldloop.device_root import DeviceRoot
+from fieldloop.errors import ConfigError, FieldloopError
+from fieldloop_device.agent import Agent
+from fieldloop_device.config import read_trust
+from fieldloop_device.doctor import examine
+from fieldloop_device.inputs import read_many
+from fieldloop_device.runtime import Runtime
+from fieldloop_device.sources import Item, open_source
+from fieldloop_device.status import read_status
+
+P = ParamSpec("P")
+
+_ROOT = click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The device's root directory.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON for machines.")
+
+
+def _errors_to_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
+    """Show a fieldloop error as one paragraph and leave with its exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except FieldloopError as error:
+            _leave(error, as_json=bool(kwargs.get("as_json")))
+        except BrokenPipeError:
+            # The reader went away; there is nobody left to tell.
+            sys.stderr.close()
+            sys.exit(1)
+
+    return wrapped
+
+
+def _leave(error: FieldloopError, *, as_json: bool) -> NoReturn:
+    click.echo(json.dumps(error.as_dict()) if as_json else f"error: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(fieldloop_device.__version__, prog_name="fieldloop-device")
+@click.option("-v", "--verbose", is_flag=True, help="Log what the agent does to stderr.")
+def main(*, verbose: bool) -> None:
+    """Run a signed model on this device."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+@main.command()
+@_ROOT
+@click.option(
+    "--source", default="stdin", show_default=True, help="stdin (JSON lines) or dir:PATH."
+)
+@click.option("--once", is_flag=True, help="End when the source has nothing more.")
+@_errors_to_exit_codes
+def run(*, root: Path, source: str, once: bool) -> None:
+    """Run the agent: one JSON line out for each input.
+
+    Inputs on stdin are JSON lines: {"id": "…", "x": [1, 2, 3]} or {"x": {"name": 1}}. A wrong one
+    gives an error line. SIGTERM and Ctrl-C flush what was counted and end the agent with code 0.
+    """
+    inputs = open_source(source, once=once)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Agent(root) as agent:
+        for item in inputs.items(stop):
+            sys.stdout.write(json.dumps(_answer(agent, item)) + "\n")
+            sys.stdout.flush()
+
+
+def _answer(agent: Agent, item: Item) -> dict[str, Any]:
+    if item.error is not None:
+        agent.reject()
+        return {"id": item.id, "error": item.error.as_dict()}
+    try:
+        prediction = agent.predict(item.raw, input_id=item.id)
+    except FieldloopError as error:
+        return {"id": item.id, "error": error.as_dict()}
+    return {
+        "id": item.id,
+        **_shown(prediction),
+        "model": agent.running_sha256,
+        "latency_ms": prediction.latency_ms,
+    }
+
+
+def _shown(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "label": prediction.label,
+        "value": prediction.value,
+        "confidence": prediction.confidence,
+        "probabilities": prediction.probabilities,
+    }
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, metavar="[BUNDLE] INPUT")
+@click.option("--root", type=click.Path(path_type=Path), help="Take the active slot of a root.")
+@click.option(
+    "--trusted", type=click.Path(path_type=Path), help="Trusted public keys (PEM) for BUNDLE."
+)
+@_JSON
+@_errors_to_exit_codes
+def predict(
+    *, paths: tuple[str, ...], root: Path | None, trusted: Path | None, as_json: bool
+) -> None:
+    """Answer the rows of INPUT (.csv, .json, .jsonl, .npy or an image) and leave."""
+    with _open_for_predict(paths, root, trusted) as runtime:
+        answers = runtime.predict_batch(read_many(Path(paths[-1])))
+    for row, prediction in enumerate(answers):
+        if as_json:
+            click.echo(json.dumps({"row": row, **_shown(prediction)}))
+        else:
+            answer = prediction.value if prediction.label is None else prediction.label
+            sure = "" if prediction.confidence is None else f"  {prediction.confidence:.3f}"
+            click.echo(f"{row}  {answer}{sure}")
+
+
+def _open_for_predict(paths: tuple[str, ...], root: Path | None, trusted: Path | None) -> Runtime:
+    if root is not None and len(paths) == 1:
+        return Runtime.open_root(root)
+    if root is None and len(paths) == 2:  # noqa: PLR2004 - bundle and input
+        if trusted is None:
+            raise ConfigError(
+                "a bundle is only opened with trusted keys",
+                advice="Add --trusted keys/release.pub.pem.",
+            )
+        return Runtime.open(Path(paths[0]), trust=read_trust(trusted))
+    raise ConfigError(
+        "give a bundle and an input, or --root and an input",
+        advice="See fieldloop-device predict --help.",
+    )
+
+
+@main.command()
+@_ROOT
+@_JSON
+@_errors_to_exit_codes
+def status(*, root: Path, as_json: bool) -> None:
+    """Show what the agent on this root said last."""
+    document = msgspec.to_builtins(read_status(DeviceRoot(root)))
+    if as_json:
+        click.echo(json.dumps(document))
+        return
+    width = max(map(len, document))
+    for name, value in document.items():
+        click.echo(f"{name:<{width}}  {value}")
+
+
+@main.command()
+@click.option("--root", type=click.Path(path_type=Path), help="The device's root directory.")
+@_JSON
+def doctor(*, root: Path | None, as_json: bool) -> None:
+    """Check this machine and device; exit code 1 if something needs a hand."""
+    findings = examine(root)
+    for finding in findings:
+        if as_json:
+            fields = ("check", "is_fine", "detail", "remedy")
+            click.echo(json.dumps({name: getattr(finding, name) for name in fields}))
+            continue
+        click.echo(f"{'ok' if finding.is_fine else 'PROBLEM':<8} {finding.check}: {finding.detail}")
+        if not finding.is_fine:
+            click.echo(f"{'':<8} {finding.remedy}")
+    sys.exit(0 if all(finding.is_fine for finding in findings) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""A verified bundle, ready to answer.
+
+`Runtime.open` reads the bytes once, verifies them, chooses a variant, loads it and warms it up;
+`predict` takes what a sensor or a person gives and returns a typed answer. The calls take a lock,
+because an interpreter has one set of tensors.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop.bundle import MAX_BUNDLE_BYTES, from_blob, unpack
+from fieldloop.codec import Codec, Prediction
+from fieldloop.device_root import DeviceRoot, read_active
+from fieldloop.errors import (
+    BundleError,
+    CompatibilityError,
+    ConfigError,
+    FieldloopError,
+    ModelRuntimeError,
+)
+from fieldloop.integrity import TrustPolicy
+from fieldloop.interpreter import Engine, open_engine
+from fieldloop.manifest import BundleContent, GoldenSet, Precision, Variant
+from fieldloop.signature import Signature
+from fieldloop_device.config import load_config, read_trust
+
+_MS = 1e-6
+
+
+class Runtime:
+    """One model of a verified bundle; make it with `open`.
+
+    Args:
+        content: The verified bundle.
+        variant: Which of its forms runs.
+        engine: The loaded form.
+
+    Example:
+        with Runtime.open("model.flb", trust=policy) as runtime:
+            print(runtime.predict({"temperature": 21.5, "pressure": 1013.0}).label)
+    """
+
+    def __init__(self, content: BundleContent, variant: Variant, engine: Engine) -> None:
+        self.content = content
+        self.variant = variant
+        self.signature: Signature = variant.signature or content.signature
+        self._engine = engine
+        self._codec = Codec(self.signature)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        source: Path | str | bytes,
+        *,
+        trust: TrustPolicy | None = None,
+        device_root: Path | str | None = None,
+        backend: str | None = None,
+        num_threads: int = 1,
+        measured: Mapping[str, float] | None = None,
+    ) -> Self:
+        """Verify a bundle and load it.
+
+        Args:
+            source: The bundle's file or its bytes.
+            trust: Whose signature counts. There is no way to open an unsigned bundle.
+            device_root: Take trusted keys and device class from this root instead.
+            backend: Which runtime; None for the preferred one.
+            num_threads: Threads for one prediction.
+            measured: p50 latency in milliseconds by precision, as measured on this device; the
+                fastest runs. Without it the bundle's own order counts.
+
+        Raises:
+            ConfigError: Neither `trust` nor `device_root` is given.
+            BundleError: The file is missing, corrupt or truncated.
+            TrustError: Not signed by a trusted key, or a downgrade.
+            CompatibilityError: For another device class, or no variant runs here.
+        """
+        if trust is None:
+            trust = _root_trust(device_root, backend)
+        data = source if isinstance(source, bytes) else read_bundle(Path(source))
+        content = unpack(data, trust=trust)
+        variant, engine = _choose(
+            content, backend=backend, num_threads=num_threads, measured=measured or {}
+        )
+        runtime = cls(content, variant, engine)
+        runtime._warm_up()
+        return runtime
+
+    @classmethod
+    def open_root(cls, device_root: Path | str) -> Self:
+        """Open the active slot of a device root.
+
+        Raises:
+            ConfigError: The root was never flashed.
+            FieldloopError: As `open`.
+        """
+        root = DeviceRoot(Path(device_root))
+        slot = read_active(root.path)
+        if slot is None:
+            raise ConfigError(
+                "this device was never flashed",
+                where=str(root.path),
+                advice="Flash a bundle: fieldloop flash BUNDLE --to DIR.",
+            )
+        runtime = load_config(root).runtime
+        return cls.open(
+            root.slot(slot),
+            device_root=device_root,
+            backend=runtime.backend,
+            num_threads=runtime.num_threads,
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the bundle."""
+        return self.content.sha256
+
+    @property
+    def release(self) -> int:
+        """The bundle's release counter."""
+        return self.content.manifest.release
+
+    @property
+    def precision(self) -> Precision:
+        """How the running variant is quantized."""
+        return self.variant.precision
+
+    @property
+    def backend(self) -> str:
+        """Runtime and version, for example `ai-edge-litert 2.3.0`."""
+        return self._engine.backend
+
+    @property
+    def golden(self) -> GoldenSet:
+        """Inputs and expected outputs of the running variant."""
+        return next(golden for golden in self.content.golden if golden.precision == self.precision)
+
+    def predict(self, raw: object) -> Prediction:
+        """Answer one raw row.
+
+        Args:
+            raw: A dict by feature name, a sequence or array in the features' order, or an image
+                as array, bytes or path.
+
+        Raises:
+            SignatureError: A value does not fit; names the feature.
+            DataError: An image file that is none.
+            ModelRuntimeError: The interpreter failed, or the runtime is closed.
+        """
+        return self.answer(raw)[1]
+
+    def predict_batch(self, raw: Sequence[object] | NDArray[Any]) -> list[Prediction]:
+        """Answer many raw rows in one run; each latency is the batch's divided by its rows.
+
+        Raises:
+            FieldloopError: As `predict`.
+        """
+        start = time.perf_counter_ns()
+        rows = self._codec.encode_rows(raw)
+        outputs = self.run(self._codec.tensors(rows))
+        elapsed_ms = (time.perf_counter_ns() - start) * _MS
+        return self._codec.decode(outputs, rows=rows, latency_ms=elapsed_ms / max(len(rows), 1))
+
+    def answer(self, raw: object) -> tuple[NDArray[np.float32], Prediction]:
+        """Like `predict`, with the encoded row, shape (1, …), for the monitor."""
+        start = time.perf_counter_ns()
+        rows = self._codec.encode_row(raw)
+        outputs = self.run(self._codec.tensors(rows))
+        elapsed_ms = (time.perf_counter_ns() - start) * _MS
+        return rows, self._codec.decode(outputs, rows=rows, latency_ms=elapsed_ms)[0]
+
+    def run(self, tensors: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+        """Run the engine on encoded tensors.
+
+        Raises:
+            SignatureError: A tensor that does not fit.
+            ModelRuntimeError: The interpreter failed, or the runtime is closed.
+        """
+        with self._lock:
+            return self._engine.run(tensors)
+
+    def close(self) -> None:
+        """Release the model; a prediction in another thread is finished first."""
+        with self._lock:
+            self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _warm_up(self) -> None:
+        """Run one golden row: the first inference packs weights and is slower."""
+        self.run([from_blob(blob)[:1] for blob in self.golden.inputs])
+
+
+def read_bundle(path: Path) -> bytes:
+    """Read a bundle's file, whose size is checked first.
+
+    Raises:
+        BundleError: It is missing, unreadable or larger than a bundle can be.
+    """
+    try:
+        size = path.stat().st_size
+        if size <= MAX_BUNDLE_BYTES:
+            return path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"the bundle cannot be read: {error.strerror}",
+            where=str(path),
+            advice="Check the path.",
+        ) from error
+    raise BundleError(
+        f"{size} bytes are more than a bundle can have",
+        where=str(path),
+        advice="Check that this is a .flb file.",
+    )
+
+
+def read_measured(path: Path, sha256: str) -> dict[str, float]:
+    """Return the latencies measured on this device for a bundle; empty if there are none."""
+    try:
+        document = msgspec.json.decode(path.read_bytes(), type=Measured)
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return document.latency_p50_ms if document.sha256 == sha256 else {}
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured on this device.
+
+    Attributes:
+        sha256: The bundle it was measured with.
+        latency_p50_ms: Median latency by precision.
+    """
+
+    sha256: str
+    latency_p50_ms: dict[str, float]
+
+
+def _root_trust(device_root: Path | str | None, backend: str | None) -> TrustPolicy:
+    if device_root is None:
+        raise ConfigError(
+            "nobody is trusted: a bundle is only opened with trusted keys",
+            advice="Give trust=TrustPolicy(keys=…) or device_root=….",
+        )
+    root = DeviceRoot(Path(device_root))
+    device_class = load_config(root).device.device_class
+    return read_trust(root.trusted, device_class=device_class, backend=backend)
+
+
+def _choose(
+    content: BundleContent,
+    *,
+    backend: str | None,
+    num_threads: int,
+    measured: Mapping[str, float],
+) -> tuple[Variant, Engine]:
+    """Load the fastest measured variant that runs here, or the first that does."""
+    variants = sorted(
+        content.manifest.variants, key=lambda item: measured.get(item.precision, float("inf"))
+    )
+    reasons: list[FieldloopError] = []
+    for variant in variants:
+        try:
+            model = content.models[variant.precision]
+            return variant, open_engine(model, backend=backend, num_threads=num_threads)
+        except (CompatibilityError, ModelRuntimeError) as error:
+            reasons.append(error)
+    if len(reasons) == 1:
+        raise reasons[0]
+    raise CompatibilityError(
+        "no variant of the bundle runs here: " + "; ".join(error.what for error in reasons),
+        where=content.manifest.name,
+        advice="Compile the model for this device's runtime.",
+    )

@@ -1,0 +1,79 @@
+"""Telemetry windows added together, to save space while the cloud is out of reach."""
+
+from collections.abc import Sequence
+
+from fieldloop.histogram import pack_counts, unpack_counts
+from fieldloop.telemetry import TelemetryWindow
+
+
+def can_merge(first: TelemetryWindow, second: TelemetryWindow) -> bool:
+    """Say whether two windows count the same thing: one boot and one model."""
+    return first.boot == second.boot and first.model == second.model
+
+
+def merge(first: TelemetryWindow, second: TelemetryWindow) -> TelemetryWindow:
+    """Add two windows of one model, the earlier one first; the result keeps the later's number.
+
+    Example:
+        >>> from fieldloop.telemetry import Clock
+        >>> now = Clock(mono_ms=0, wall_ms=0)
+        >>> window = TelemetryWindow(boot=1, seq=1, model="m", start=now, end=now)
+        >>> merge(window, window).merged_count
+        2
+    """
+    return TelemetryWindow(
+        version=first.version,
+        boot=second.boot,
+        seq=second.seq,
+        model=second.model,
+        start=first.start,
+        end=second.end,
+        prediction_count=first.prediction_count + second.prediction_count,
+        rejected_count=first.rejected_count + second.rejected_count,
+        error_counts=_add_named(first.error_counts, second.error_counts),
+        latency_counts=_add_packed(first.latency_counts, second.latency_counts),
+        confidence_counts=_add_rows(first.confidence_counts, second.confidence_counts),
+        feature_counts=_add_rows(first.feature_counts, second.feature_counts),
+        missing_counts=_add(first.missing_counts, second.missing_counts),
+        out_of_range_counts=_add(first.out_of_range_counts, second.out_of_range_counts),
+        merged_count=max(first.merged_count, 1) + max(second.merged_count, 1),
+        dropped_count=max(first.dropped_count, second.dropped_count),
+        feedback_count=first.feedback_count + second.feedback_count,
+        feedback_correct_count=first.feedback_correct_count + second.feedback_correct_count,
+    )
+
+
+def _add_named(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
+    return {name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}}
+
+
+def _add(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    """Add plain counts; an empty one stands for zeros."""
+    if not first or not second:
+        return tuple(first or second)
+    return tuple(a + b for a, b in zip(first, second, strict=True))
+
+
+def _add_packed(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    """Add packed histograms; an empty one stands for zeros."""
+    if not first or not second:
+        return tuple(first or second)
+    cell_count = sum(-item if item < 0 else 1 for item in first)
+    return tuple(
+        pack_counts(
+            a + b
+            for a, b in zip(
+                unpack_counts(first, cell_count=cell_count),
+                unpack_counts(second, cell_count=cell_count),
+                strict=True,
+            )
+        )
+    )
+
+
+def _add_rows(
+    first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    if not first or not second:
+        return tuple(first or second)
+    return tuple(_add_packed(a, b) for a, b in zip(first, second, strict=True))

@@ -18,13 +18,8 @@ Stream = Literal["tel", "evt", "smp"]
 """The three streams of numbered messages, named as in the topics."""
 
 
-class Clock(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    rename={"mono_ms": "m", "wall_ms": "w", "synchronized": "s"},
-):
-    """One reading of both clocks.
+class Clock(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One reading of both clocks; on the wire a list, because every message carries two or three.
 
     Attributes:
         mono_ms: Monotonic milliseconds since the machine started.

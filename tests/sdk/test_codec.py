@@ -145,6 +145,7 @@ class TestEncodingNumbers:
             {1.0, 2.0, 3.0},
             bytearray(b"abc"),
             np.ones((1, 3)),
+            np.ones((3, 1)),
         ],
     )
     def test_what_is_not_a_row_is_refused(self, raw):

@@ -22,6 +22,7 @@ from fieldloop.mqtt import MqttSettings, MqttTransport
 from fieldloop_cloud.fleet.broker import Broker, local_broker
 from fieldloop_cloud.fleet.http import HttpServer, release_app
 from fieldloop_cloud.fleet.ingest import Ingest
+from fieldloop_cloud.fleet.rollout import Rollout
 from fieldloop_cloud.fleet.store import Store
 from fieldloop_cloud.release.certificates import (
     INGEST_IDENTITY,
@@ -52,6 +53,7 @@ class Server:
 
     Attributes:
         store: The home's store.
+        rollout: Moved on as devices report; what it wishes is published from the store.
         broker: The local broker; None if the settings name an external one.
         transport: Our connection to the broker.
         ingest: What reads the telemetry.
@@ -63,6 +65,7 @@ class Server:
         settings = home.settings()
         self._settings = settings
         self.store = Store(home.store_file)
+        self.rollout = Rollout(self.store)
         identity: CertificateFiles | None = None
         certificate: CertificateFiles | None = None
         if settings.broker.tls:
@@ -173,6 +176,7 @@ class Server:
                     logger.error("the broker has died; starting it again")
                     broker.start()
                 self._admit_devices()
+                self.rollout.step()
                 self._publish_desired()
             except NotConnectedError:
                 pass  # the next round tries again

@@ -154,6 +154,7 @@ class MqttTransport:
         # own locks held and want this one.
         self._changed = threading.Condition()
         self._connected = False
+        self._ready = False  # connected, and the broker has confirmed the subscriptions
         self._in_flight = 0
         self._send_window = settings.send_window
         self._generation = 0
@@ -195,9 +196,9 @@ class MqttTransport:
             return
         with self._changed:
             self._changed.wait_for(
-                lambda: self._connected or isinstance(self._failure, RefusedError), wait_s
+                lambda: self._ready or isinstance(self._failure, RefusedError), wait_s
             )
-            connected, failure = self._connected, self._failure
+            connected, failure = self._ready, self._failure
         if connected:
             return
         if isinstance(failure, RefusedError):
@@ -238,8 +239,11 @@ class MqttTransport:
             NotConnectedError: Not connected, or the broker does not keep up; try again later.
             ConfigError: A topic or qos that cannot be.
         """
-        if qos not in {0, 1}:
-            raise ConfigError(f"qos {qos} is not offered", where=topic, advice="Use 0 or 1.")
+        if qos not in {0, 1} or not topic:
+            raise ConfigError(
+                f"this cannot be published: qos {qos} on '{topic}'",
+                advice="Use qos 0 or 1 and a topic.",
+            )
         self._reserve(qos)
         try:
             rc = self._client.publish(
@@ -438,7 +442,7 @@ class MqttTransport:
 
     def _lost(self) -> None:
         with self._changed:
-            was_connected, self._connected = self._connected, False
+            was_connected, self._connected, self._ready = self._connected, False, False
             self._changed.notify_all()
         if was_connected:
             self._tell(connected=False)
@@ -493,13 +497,14 @@ class MqttTransport:
             self._refused(str(reason))
             return
         self._protocol_proven, self._drops = True, 0
-        for topic_filter in self._handlers:
-            client.subscribe(topic_filter, qos=1)
+        filters = [(topic_filter, 1) for topic_filter in self._handlers]
+        if filters:
+            client.subscribe(filters)
         with self._changed:
             self._generation += 1
             server_window = getattr(granted, "ReceiveMaximum", self._settings.send_window)
             self._send_window = min(self._settings.send_window, server_window)
-            self._connected = True
+            self._connected, self._ready = True, not filters
             self._changed.notify_all()
         logger.info("connected to %s (MQTT %s)", self._settings.address, self.protocol)
         self._tell(connected=True)
@@ -579,6 +584,9 @@ class MqttTransport:
     def _handle_suback(
         self, _client: Client, _: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties
     ) -> None:
+        with self._changed:
+            self._ready = True
+            self._changed.notify_all()
         for reason in reasons:
             if reason.is_failure:
                 self._report(

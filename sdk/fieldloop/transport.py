@@ -76,7 +76,7 @@ class Transport(Protocol):
         """Whether the broker can be reached at this moment."""
 
     def connect(self, *, timeout_s: float | None = None) -> None:
-        """Start, and wait for the first connection.
+        """Start, and wait until connected and all subscriptions stand.
 
         Args:
             timeout_s: How long to wait; None is the transport's own limit. With 0 it returns at

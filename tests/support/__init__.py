@@ -1,0 +1,1 @@
+"""What several test files need; import it as `from tests.support.x import y`."""

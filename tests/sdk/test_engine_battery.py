@@ -1,35 +1,28 @@
-"""The engine battery over the fake and every runtime installed beside the tests.
+"""The engine battery over the fake and every runtime.
 
-tflite-runtime needs an environment of its own: see tests/budget.
+tflite-runtime needs NumPy 1 and so an environment of its own: there the same checks run as a
+script.
 """
 
-import importlib.util
+import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import engine_battery, runtimes, tiny_models
 
-from fieldloop.errors import ModelRuntimeError
+from fieldloop.errors import ModelRuntimeError, SignatureError
 from fieldloop.interpreter import TensorInfo, available_backends, open_engine
 from fieldloop.testing.engine import FakeEngine
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-battery = load("engine_battery")
-models = load("tiny_models")
 
 X = TensorInfo("x", (-1, 3), "float32")
 FAKES = {
     "affine": lambda: FakeEngine(
         [X],
         [TensorInfo("value", (-1, 2), "float32"), TensorInfo("label", (-1,), "int32")],
-        battery.affine,
+        engine_battery.affine,
     ),
     "sum": lambda: FakeEngine([X, X], [X], lambda a, b: [a + b]),
     "static": lambda: FakeEngine(
@@ -50,25 +43,53 @@ def open_model(request):
     backend = next(item for item in available_backends() if item.name == request.param)
     if not backend.usable:
         pytest.skip(f"{backend.reason}. {backend.remedy}")
-    return lambda name: open_engine(models.build(name), backend=request.param)
+    return lambda name: open_engine(tiny_models.build(name), backend=request.param)
 
 
-@pytest.mark.parametrize("check", battery.CHECKS.values(), ids=battery.CHECKS.keys())
+@pytest.mark.parametrize("check", engine_battery.CHECKS.values(), ids=engine_battery.CHECKS.keys())
 def test_battery(check, open_model):
     check(open_model)
+
+
+@pytest.fixture(scope="module")
+def tflite_report(tmp_path_factory):
+    """Run the battery in the environment of tflite-runtime 2.14 and NumPy 1.26."""
+    try:
+        python = runtimes.environment()
+    except runtimes.RuntimeUnavailableError as error:
+        pytest.skip(str(error))
+    directory = tmp_path_factory.mktemp("models")
+    for name in tiny_models.BUILDERS:
+        (directory / f"{name}.tflite").write_bytes(tiny_models.build(name))
+    script = Path(engine_battery.__file__)
+    done = subprocess.run(
+        [str(python), "-W", "error", str(script), str(directory)],
+        env=os.environ | {"PYTHONPATH": str(runtimes.ROOT / "sdk")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", engine_battery.CHECKS)
+def test_battery_with_tflite_runtime(name, tflite_report):
+    assert "tflite-runtime 2.14.0" in tflite_report["backend"]
+    assert not tflite_report[name], tflite_report[name]
 
 
 def test_the_fake_fails_when_told_and_recovers():
     engine = FAKES["affine"]()
     engine.failure = "the accelerator hangs"
     with pytest.raises(ModelRuntimeError, match="hangs"):
-        engine.run([battery.rows(1)])
+        engine.run([engine_battery.rows(1)])
     engine.failure = ""
-    engine.run([battery.rows(1)])
+    engine.run([engine_battery.rows(1)])
     assert engine.run_count == 1
 
 
 def test_the_fake_is_not_more_forgiving_than_a_model():
     wrong = FakeEngine([X], [X], lambda x: [x.astype(np.float64)])
-    with pytest.raises(Exception, match="float64"):
-        wrong.run([battery.rows(1)])
+    with pytest.raises(SignatureError, match="float64"):
+        wrong.run([engine_battery.rows(1)])

@@ -1,23 +1,14 @@
 """Tiny flatbuffers for the engine battery and the tests of the interpreter."""
 
 import functools
-import importlib.util
-from pathlib import Path
 
 from fieldloop_cloud.compile.flatbuffer import Model
 from fieldloop_cloud.compile.graph import Graph
-
-_SPEC = importlib.util.spec_from_file_location(
-    "engine_battery", Path(__file__).with_name("engine_battery.py")
-)
-_BATTERY = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_BATTERY)
+from support.engine_battery import BIAS, WEIGHTS
 
 
 def _affine(graph):
-    value = graph.fully_connected(
-        graph.input("x", (-1, 3), "float32"), _BATTERY.WEIGHTS, _BATTERY.BIAS
-    )
+    value = graph.fully_connected(graph.input("x", (-1, 3), "float32"), WEIGHTS, BIAS)
     graph.output("value", value)
     graph.output("label", graph.arg_max(value))
 

@@ -1,7 +1,7 @@
 """What every engine must do: plain functions, so that they run in any environment.
 
-pytest runs them over the fake and the installed runtimes (test_engine_battery.py); an environment
-that has a runtime but neither pytest nor a compiler runs them as a script:
+sdk/test_engine_battery.py runs them over the fake and the installed runtimes. An environment that
+has a runtime but neither pytest nor a compiler runs them as a script:
 
     python engine_battery.py DIRECTORY_OF_MODELS
 
@@ -179,10 +179,13 @@ CHECKS = {name: check for name, check in list(globals().items()) if name.startsw
 
 
 def main(directory: Path) -> None:
-    report = {}
+    def open_model(name: str) -> Engine:
+        return open_engine((directory / f"{name}.tflite").read_bytes())
+
+    report = {"backend": open_model("affine").backend}
     for name, check in CHECKS.items():
         try:
-            check(lambda model: open_engine((directory / f"{model}.tflite").read_bytes()))
+            check(open_model)
             report[name] = ""
         except Exception:  # noqa: BLE001 - one failure must not hide the other checks
             report[name] = traceback.format_exc()

@@ -60,7 +60,8 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     half /= 1 + z * z / count
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 and 1 the ends are exact; rounding must not push them past the share itself.
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def confusion(

@@ -18,6 +18,7 @@ from fieldloop.manifest import Lineage, Precision
 from fieldloop_cloud.compile.quantize import EPSILON
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.data.facts import facts
 from fieldloop_cloud.data.split import SealedTest, three_way
 from fieldloop_cloud.release.targets import Target, load_target
 from fieldloop_cloud.report.html import write_run_report
@@ -110,7 +111,7 @@ def train(
         why=choice.why,
         test={},
         skipped=skipped,
-        notes=data.notes,
+        notes=(*data.notes, *facts(data).warnings),
         tools=tool_versions(),
         front=tuple(sorted(front, key=lambda item: -item.score)),
         chosen=chosen,

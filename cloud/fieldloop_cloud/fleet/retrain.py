@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +51,7 @@ class Retrained:
     """A challenger with its evidence.
 
     Attributes:
-        challenger: The run on old and field data.
+        challenger: The run on old and field data; its lineage tells how the gate went.
         gate: The comparison with the champion on the audit rows.
         field_row_count: Field rows that were learnt from.
         note: How the audit rows were drawn.
@@ -74,11 +75,6 @@ class Retrained:
         """
         self.gate.require()
         return self.challenger
-
-    @property
-    def evidence(self) -> dict[str, str]:
-        """The gate as lineage of the bundle that is built from the challenger."""
-        return {"champion/challenger": f"{self.gate.sentence} ({self.note})"}
 
 
 def retrain(
@@ -125,12 +121,21 @@ def retrain(
         metric=champion.metric,
         progress=progress,
     )
+    gate = challenge(champion.chosen, challenger.chosen, field.audit, alpha=alpha)
     return Retrained(
-        challenger=challenger,
-        gate=challenge(champion.chosen, challenger.chosen, field.audit, alpha=alpha),
+        challenger=_with_evidence(challenger, f"{gate.sentence} ({field.note})"),
+        gate=gate,
         field_row_count=len(field.train),
         note=field.note,
     )
+
+
+def _with_evidence(challenger: Run, sentence: str) -> Run:
+    """Write the gate into the challenger's lineage, which travels in every bundle made from it."""
+    gates = {**challenger.lineage.gate, "champion/challenger": sentence}
+    lineage = msgspec.structs.replace(challenger.lineage, gate=gates)
+    told = msgspec.structs.replace(challenger, lineage=lineage)
+    return told if told.path is None else told.save(told.path)
 
 
 def field_data(data: Dataset, samples: Sequence[StoredSample]) -> FieldData:

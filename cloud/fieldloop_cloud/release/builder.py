@@ -57,7 +57,6 @@ def bundle(
     home: Home | Path | str,
     device_classes: Sequence[str | Path] = (),
     parent_sha256: str = "",
-    evidence: Mapping[str, str] | None = None,
     out: Path | None = None,
 ) -> BundleFile:
     """Sign and publish the chosen model of a run.
@@ -68,7 +67,6 @@ def bundle(
         home: The fleet's home; made if missing, with its signing key.
         device_classes: Names or TOML paths of the targets; by default the run's own.
         parent_sha256: Bundle that this one replaces; empty for the first.
-        evidence: Further gates passed, name to sentence; joined to the lineage.
         out: A second place to write the bundle to.
 
     Raises:
@@ -83,9 +81,7 @@ def bundle(
     chosen, left_out = _runnable(run.chosen_variants, facts, targets)
     key = signing_key(home.create())
     lineage = msgspec.structs.replace(
-        run.lineage,
-        parent_sha256=parent_sha256 or run.lineage.parent_sha256,
-        gate={**run.lineage.gate, **(evidence or {})},
+        run.lineage, parent_sha256=parent_sha256 or run.lineage.parent_sha256
     )
     precisions = [item.precision for item in chosen]
     data = pack(

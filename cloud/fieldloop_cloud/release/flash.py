@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fieldloop.bundle import MAX_BUNDLE_BYTES, unpack
+from fieldloop.bundle import unpack
 from fieldloop.device_root import (
     DeviceRoot,
     Slot,
@@ -27,10 +27,8 @@ from fieldloop.errors import (
     UnsupportedError,
 )
 from fieldloop.integrity import PublicKey, TrustPolicy
-from fieldloop.manifest import BundleContent
-from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.provision import read_identity
-from fieldloop_cloud.release.signing import public_key
+from fieldloop_cloud.release.releases import read_bundle
 from fieldloop_cloud.release.targets import load_target, target_names
 
 RESERVE_BYTES = 1 << 20
@@ -98,39 +96,6 @@ def flash(bundle: Path | str, root: Path | str) -> Flashed:
         slot=slot,
         sha256=content.sha256,
         release=content.manifest.release,
-    )
-
-
-def open_bundle(path: Path | str, home: Home) -> BundleContent:
-    """Read a bundle that this home signed.
-
-    Raises:
-        DataError: The file cannot be read.
-        BundleError: It is malformed or signed by somebody else.
-    """
-    return unpack(read_bundle(Path(path)), trust=TrustPolicy(keys=(public_key(home),)))
-
-
-def read_bundle(path: Path) -> bytes:
-    """Read a bundle's bytes, refusing what cannot be one by its size.
-
-    Raises:
-        DataError: The file is missing, unreadable or too large.
-    """
-    try:
-        size = path.stat().st_size
-        if size <= MAX_BUNDLE_BYTES:
-            return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"the bundle cannot be read: {error.strerror}",
-            where=str(path),
-            advice="Name a .flb file as `fieldloop bundle` writes it.",
-        ) from error
-    raise DataError(
-        f"a file of {size} bytes is no bundle",
-        where=str(path),
-        advice=f"A bundle has at most {MAX_BUNDLE_BYTES} bytes.",
     )
 
 

@@ -22,9 +22,10 @@ from fieldloop.errors import (
 from fieldloop.integrity import PublicKey, SigningKey
 from fieldloop.manifest import Variant
 from fieldloop_cloud.release import flash as flash_module
-from fieldloop_cloud.release.flash import flash, open_bundle
+from fieldloop_cloud.release.flash import flash
 from fieldloop_cloud.release.home import BrokerSettings, FleetSettings, Home
 from fieldloop_cloud.release.provision import provision, provisioned
+from fieldloop_cloud.release.releases import open_bundle
 from fieldloop_device.config import load_config
 
 

@@ -34,7 +34,7 @@ class Tree:
 
     Attributes:
         column: (n,) column asked; anything at a leaf. Columns behind the last one of the input
-            table are those of `Forest.extra`.
+            table are those of `Forest.answers`.
         threshold: (n,) float64; a row goes left if value <= threshold.
         left: (n,) left child, -1 at a leaf.
         right: (n,) right child.
@@ -121,7 +121,7 @@ class Forest:
         centred: Whether sums are kept around their middle. Finer for targets far from zero, but
             the integers can no longer be compared with each other. For regression.
         compared_as: What the library casts its input to before it compares.
-        extra: int32 (-1, m): more columns, already answered: 1 goes right, 0 left.
+        answers: int32 (-1, m): questions that are answered already: 1 goes right, 0 left.
     """
 
     trees: Sequence[Tree]
@@ -129,7 +129,7 @@ class Forest:
     baseline: Any = 0.0
     centred: bool = False
     compared_as: Literal["float32", "float64"] = "float32"
-    extra: Tensor | None = None
+    answers: Tensor | None = None
 
     def sums(self, context: Context, value: Value) -> Sums:
         """Emit the traversal and the sums of the leaves reached."""
@@ -139,7 +139,7 @@ class Forest:
             self.trees, leaf_row.reshape(-1), context.thresholds(value), self.compared_as
         )
         g = context.graph
-        found = self._leaves(g, rows, states.emit(g, self.extra))
+        found = self._leaves(g, rows, states.emit(g, self.answers))
         total = g.sum(found, 1) if len(self.trees) > 1 else g.reshape(found, (-1, rows.shape[1]))
         return Sums(g, g.add(total, start) if start.any() else total, scale, offset)
 
@@ -156,7 +156,7 @@ class Forest:
         rows, leaf_row = np.unique(leaves, axis=0, return_inverse=True)
         table = context.thresholds(value)
         states = States.lay_out(self.trees, leaf_row.reshape(-1), table, self.compared_as)
-        return rows, states.emit(context.graph, self.extra)
+        return rows, states.emit(context.graph, self.answers)
 
     def _leaves(self, g: Graph, rows: NDArray[Any], reached: Tensor) -> Tensor:
         """Return the leaf rows reached, int32 (-1, trees of a group, sums)."""

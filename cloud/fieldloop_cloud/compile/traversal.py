@@ -14,7 +14,8 @@ so the first level takes a single GATHER. Deep forests run the same level in a W
 state is a leaf. A table is stored in the smallest integers that hold it, if that pays for the CAST.
 
 A missing value (NaN) fails GREATER and goes left. Where it must go right the node asks a second
-copy of the input, in which missing values became a number above every threshold.
+copy of the input, in which missing values became a number above every threshold. A question that
+every number passes, or none, only tells missing values from numbers: it asks a table of flags.
 """
 
 from collections.abc import Sequence
@@ -34,6 +35,10 @@ UNROLLED_LEVELS = 24
 CAST_BYTES = 240
 """What one CAST costs in the file; a table is stored small if it saves more."""
 
+NUMBER, RAISED, MISSING, ANSWERED = range(4)
+"""What a node asks: the number; the number with missing values above every threshold; whether the
+value is missing; a column of answers that were given before."""
+
 
 @dataclass(frozen=True, eq=False)
 class States:
@@ -41,22 +46,22 @@ class States:
 
     Attributes:
         asked: The table of numbers that the nodes ask, float32 or int8 (-1, width).
-        column: (n,) int32; from `asked.shape[1]` on a column of the extra ones.
+        kind: (n,) NUMBER, RAISED, MISSING or ANSWERED.
+        column: (n,) int32, in the table of its kind.
         threshold: (n,) float32, or int32 for an int8 table.
         left: (n,) int32.
         right: (n,) int32.
-        missing_right: (n,) bool.
         roots: (trees,) the first state of each tree, int32.
         leaf_count: Number of leaf states.
         depth: Questions on the longest way.
     """
 
     asked: Tensor
+    kind: NDArray[np.int8]
     column: NDArray[np.int32]
     threshold: NDArray[Any]
     left: NDArray[np.int32]
     right: NDArray[np.int32]
-    missing_right: NDArray[np.bool_]
     roots: NDArray[np.int32]
     leaf_count: int
     depth: int
@@ -79,36 +84,32 @@ class States:
         """
         leaf_count = int(leaf_row.max()) + 1
         left, right, roots = _numbered(trees, leaf_row, leaf_count)
-        column, threshold, missing_right = _folded(trees, table, compared_as)
-        if threshold.dtype.kind == "i":
-            # -129 says that no code passes: both ways lead right, and the rest fits into int8.
-            never = leaf_count + np.flatnonzero(threshold < np.iinfo(np.int8).min)
-            left[never] = right[never]
-            threshold = np.maximum(threshold, np.iinfo(np.int8).min)
+        questions = _folded(trees, table, compared_as)
+        yes, no = questions.ways(left[leaf_count:], right[leaf_count:])
 
         def behind_leaves(entries: NDArray[Any]) -> NDArray[Any]:
             return np.concatenate([np.zeros(leaf_count, entries.dtype), entries])
 
         return cls(
             asked=table.tensor,
-            column=behind_leaves(column),
-            threshold=behind_leaves(threshold),
-            left=left,
-            right=right,
-            missing_right=behind_leaves(missing_right),
+            kind=behind_leaves(questions.kind),
+            column=behind_leaves(questions.column),
+            threshold=behind_leaves(questions.threshold),
+            left=np.concatenate([left[:leaf_count], yes]),
+            right=np.concatenate([right[:leaf_count], no]),
             roots=roots,
             leaf_count=leaf_count,
             depth=max(tree.depth for tree in trees),
         )
 
-    def emit(self, g: Graph, extra: Tensor | None = None) -> Tensor:
+    def emit(self, g: Graph, answers: Tensor | None = None) -> Tensor:
         """Return the leaf row that each row reaches in each tree, int32 (-1, trees).
 
         Args:
             g: The main graph.
-            extra: int32 (-1, m): columns that are 1 (right) or 0 (left).
+            answers: int32 (-1, m): columns that are 1 (right) or 0 (left).
         """
-        asked, column = self._asked(g, extra)
+        asked, column = self._asked(g, answers)
         first = g.gather(asked, column[self.roots], axis=1)
         above = g.greater(first, self.threshold[self.roots].astype(asked.dtype))
         state = g.select(above, self.right[self.roots], self.left[self.roots])
@@ -118,27 +119,29 @@ class States:
             state = self._level(g, asked, column, state)
         return state
 
-    def _asked(self, g: Graph, extra: Tensor | None) -> tuple[Tensor, NDArray[np.int32]]:
-        """Return the table with its copy and the extra columns, and where each node asks it."""
-        width = self.asked.shape[1]
+    def _asked(self, g: Graph, answers: Tensor | None) -> tuple[Tensor, NDArray[np.int32]]:
+        """Return the tables of all kinds asked side by side, and where in them each node asks."""
         asked = g.cast(self.asked, "int32") if self.asked.dtype == "int8" else self.asked
-        column = np.where(self.missing_right, self.column + width, self.column)
-        parts = [asked]
-        if self.missing_right.any():
-            above = np.zeros(width)
-            np.maximum.at(above, self.column[self.missing_right], self._beyond())
+        parts = {NUMBER: asked}
+        if np.isin(self.kind, (RAISED, MISSING)).any():
             is_missing = g.not_equal(asked, asked)
-            parts.append(g.select(is_missing, above.astype(np.float32), asked))
-        if extra is not None:
-            column = np.where(self.column >= width, column + width * (len(parts) - 1), column)
-            parts.append(g.cast(extra, asked.dtype))
-        return g.concat(parts, axis=1), column.astype(np.int32)
+            if (self.kind == RAISED).any():
+                parts[RAISED] = g.select(is_missing, self._beyond(), asked)
+            if (self.kind == MISSING).any():
+                parts[MISSING] = g.cast(is_missing, asked.dtype)
+        if answers is not None:
+            parts[ANSWERED] = g.cast(answers, asked.dtype)
+        start, place = np.zeros(ANSWERED + 1, np.int32), 0
+        for kind, part in parts.items():
+            start[kind], place = place, place + part.shape[1]
+        return g.concat(list(parts.values()), axis=1), self.column + start[self.kind]
 
-    def _beyond(self) -> NDArray[np.float64]:
-        """A number clearly above each threshold that sends missing values right."""
-        highest = np.maximum(self.threshold[self.missing_right], 0).astype(np.float64)
-        beyond: NDArray[np.float64] = np.minimum(2 * highest + 1, np.finfo(np.float32).max)
-        return beyond
+    def _beyond(self) -> NDArray[np.float32]:
+        """For each column a number clearly above every threshold that its raised copy meets."""
+        highest = np.zeros(self.asked.shape[1])
+        raised = self.kind == RAISED
+        np.maximum.at(highest, self.column[raised], self.threshold[raised].astype(np.float64))
+        return np.minimum(2 * highest + 1, np.finfo(np.float32).max).astype(np.float32)
 
     def _level(self, g: Graph, asked: Tensor, column: NDArray[np.int32], state: Tensor) -> Tensor:
         at = self._look_up(g, column, state)
@@ -166,6 +169,76 @@ class States:
         return g.while_(going, step, (asked, state))[1]
 
 
+@dataclass(frozen=True, eq=False)
+class _Questions:
+    """The inner nodes' questions about the model's input.
+
+    Attributes:
+        kind: (n,) see above.
+        column: (n,) int32.
+        threshold: (n,) float32 or int32.
+        only_left: (n,) nobody goes right.
+        only_right: (n,) nobody goes left.
+        swapped: (n,) who passes the question goes left instead of right.
+    """
+
+    kind: NDArray[np.int8]
+    column: NDArray[np.int32]
+    threshold: NDArray[Any]
+    only_left: NDArray[np.bool_]
+    only_right: NDArray[np.bool_]
+    swapped: NDArray[np.bool_]
+
+    def ways(
+        self, left: NDArray[np.int32], right: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the next state after GREATER says no, and after it says yes."""
+        low = np.where(self.only_right | self.swapped, right, left)
+        high = np.where(self.only_left | self.swapped, left, right)
+        return low, high
+
+
+def _folded(
+    trees: Sequence[Any], table: ThresholdTable, compared_as: Literal["float32", "float64"]
+) -> _Questions:
+    """Return the question of every inner node, about the model's input."""
+
+    def inner(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(tree, name)[tree.inner] for tree in trees])
+
+    column, limit, missing_right = inner("column"), inner("threshold"), ~inner("missing_left")
+    width = table.value.width
+    asks = column < width
+    folded = table.fold(column[asks], limit[asks], compared_as=compared_as)
+    with np.errstate(over="ignore"):
+        image = folded.nan_image.astype(compared_as).astype(np.float64)
+    missing_right[asks] = np.where(np.isnan(image), missing_right[asks], image > limit[asks])
+    place = column - width
+    place[asks] = folded.columns
+    threshold = np.zeros(len(column), folded.thresholds.dtype)
+    threshold[asks] = folded.thresholds
+    if threshold.dtype.kind == "i":
+        info, floats = np.iinfo(np.int8), False
+        all_pass, none_pass = threshold >= info.max, threshold < info.min
+    else:
+        top, floats = np.finfo(np.float32).max, True
+        all_pass, none_pass = threshold >= top, threshold <= -top
+    missing_tells = floats & ((all_pass & missing_right) | (none_pass & ~missing_right))
+    kind = np.where(missing_right & floats, RAISED, NUMBER)
+    kind[missing_tells] = MISSING
+    kind[all_pass & ~missing_tells | none_pass & ~missing_tells] = NUMBER
+    kind[~asks] = ANSWERED
+    threshold[all_pass | none_pass] = 0
+    return _Questions(
+        kind=kind.astype(np.int8),
+        column=place.astype(np.int32),
+        threshold=threshold,
+        only_left=all_pass & ~missing_tells,
+        only_right=none_pass & ~missing_tells,
+        swapped=none_pass & missing_tells,
+    )
+
+
 def _numbered(
     trees: Sequence[Any], leaf_row: NDArray[Any], leaf_count: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
@@ -187,29 +260,6 @@ def _numbered(
         np.concatenate(right).astype(np.int32),
         np.array(roots, np.int32),
     )
-
-
-def _folded(
-    trees: Sequence[Any], table: ThresholdTable, compared_as: Literal["float32", "float64"]
-) -> tuple[NDArray[np.int32], NDArray[Any], NDArray[np.bool_]]:
-    """Return column, threshold and way of a missing value for every inner node."""
-
-    def inner(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(tree, name)[tree.inner] for tree in trees])
-
-    column, limit, missing_right = inner("column"), inner("threshold"), ~inner("missing_left")
-    width = table.value.width
-    own = column < width
-    folded = table.fold(column[own], limit[own], compared_as=compared_as)
-    with np.errstate(over="ignore"):
-        image = folded.nan_image.astype(compared_as).astype(np.float64)
-    missing_right[own] = np.where(np.isnan(image), missing_right[own], image > limit[own])
-    missing_right[~own] = False
-    threshold = np.zeros(len(column), folded.thresholds.dtype)
-    threshold[own] = folded.thresholds
-    place = column - width + table.tensor.shape[1]
-    place[own] = folded.columns
-    return place.astype(np.int32), threshold, missing_right
 
 
 def _smallest(table: NDArray[Any]) -> str:

@@ -58,7 +58,7 @@ def _sums(estimator: Any, value: Value, context: Context, *, centred: bool) -> S
         baseline=estimator._baseline_prediction,  # noqa: SLF001
         centred=centred,
         compared_as="float64",
-        extra=answers(context.graph, value.tensor(), list(asked)) if asked else None,
+        answers=answers(context.graph, value.tensor(), list(asked)) if asked else None,
     )
     numbers = value if len(columns.numeric) == value.width else value.take(columns.numeric)
     return forest.sums(context, numbers)

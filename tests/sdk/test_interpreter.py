@@ -1,0 +1,190 @@
+"""Choosing a runtime and loading models that it cannot run."""
+
+import os
+import subprocess
+import sys
+
+import flatbuffers
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from support import runtimes, tiny_models
+
+from fieldloop import interpreter
+from fieldloop.errors import (
+    CompatibilityError,
+    ConfigError,
+    EnvironmentFaultError,
+    ModelRuntimeError,
+)
+from fieldloop.interpreter import available_backends, choose_backend, open_engine
+
+MODEL = tiny_models.build("sum")
+
+
+def changed(change):
+    """Return the model with its first operator code changed."""
+    tree = schema.ModelT.InitFromPackedBuf(MODEL, 0)
+    change(tree.operatorCodes[0])
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(tree.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def make_custom(name):
+    def change(code):
+        code.builtinCode = schema.BuiltinOperator.CUSTOM
+        code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+        code.customCode = name
+
+    return change
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that exactly these backends are installed, beside this NumPy."""
+
+    def pretend(*names, numpy="1.26.4"):
+        packages = {interpreter._MODULES[name][0] for name in names}
+        monkeypatch.delenv(interpreter.BACKEND_VARIABLE, raising=False)
+        monkeypatch.setattr(
+            interpreter.importlib.util, "find_spec", lambda name: name in packages or None
+        )
+        monkeypatch.setattr(interpreter, "_version", lambda _name, _package: "2.14.0")
+        monkeypatch.setattr(interpreter.np, "__version__", numpy)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("names", "numpy", "chosen"),
+    [
+        (["ai-edge-litert"], "2.4.0", "ai-edge-litert"),
+        (["tflite-runtime"], "1.26.4", "tflite-runtime"),
+        (["tflite-runtime", "ai-edge-litert", "tensorflow"], "1.26.4", "tflite-runtime"),
+        (["tflite-runtime", "ai-edge-litert", "tensorflow"], "2.0.0", "ai-edge-litert"),
+        (["tflite-runtime", "tensorflow"], "2.0.0", "tensorflow"),
+        (["tensorflow"], "2.4.0", "tensorflow"),
+    ],
+)
+def test_the_preferred_usable_backend_is_chosen(installed, names, numpy, chosen):
+    installed(*names, numpy=numpy)
+    assert choose_backend().name == chosen
+
+
+def test_an_argument_goes_before_the_variable_and_that_before_the_preference(
+    installed, monkeypatch
+):
+    installed("tflite-runtime", "ai-edge-litert", "tensorflow")
+    monkeypatch.setenv(interpreter.BACKEND_VARIABLE, "ai-edge-litert")
+    assert choose_backend().name == "ai-edge-litert"
+    assert choose_backend("tensorflow").name == "tensorflow"
+    monkeypatch.setenv(interpreter.BACKEND_VARIABLE, "")
+    assert choose_backend().name == "tflite-runtime"
+
+
+def test_tflite_runtime_beside_numpy_2_is_recognised_before_it_breaks(installed):
+    installed("tflite-runtime", numpy="2.1.0")
+    described = next(item for item in available_backends() if item.name == "tflite-runtime")
+    assert not described.usable
+    assert "numpy<2" in described.remedy
+    for choose in (choose_backend, lambda: choose_backend("tflite-runtime")):
+        with pytest.raises(EnvironmentFaultError, match=r"NumPy 2\.1\.0.*numpy<2"):
+            choose()
+
+
+def test_without_any_runtime_the_way_out_is_named(installed):
+    installed()
+    with pytest.raises(EnvironmentFaultError, match="Install ai-edge-litert"):
+        open_engine(MODEL)
+    with pytest.raises(EnvironmentFaultError, match=r"fieldloop-device\[tflite\]"):
+        open_engine(MODEL, backend="tflite-runtime")
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones(monkeypatch):
+    with pytest.raises(ConfigError, match="tflite-runtime, ai-edge-litert, tensorflow"):
+        open_engine(MODEL, backend="onnx")
+    monkeypatch.setenv(interpreter.BACKEND_VARIABLE, "onnx")
+    with pytest.raises(ConfigError, match="onnx"):
+        open_engine(MODEL)
+
+
+def test_versions_compare_as_tflites(installed):
+    installed("tflite-runtime", "ai-edge-litert")
+    versions = {item.name: item.tflite_version for item in available_backends()}
+    assert versions["tflite-runtime"] == "2.14.0"
+    assert versions["ai-edge-litert"] is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"TFL3",
+        b"not a model at all",
+        MODEL[:4] + b"TFL2" + MODEL[8:],
+        MODEL[: len(MODEL) // 2],
+        MODEL[:8] + bytes(len(MODEL) - 8),
+        MODEL[:8] + b"\xff" * 200,
+    ],
+    ids=range(7),
+)
+def test_bytes_that_are_no_model_are_refused(content):
+    with pytest.raises(ModelRuntimeError) as caught:
+        open_engine(content)
+    assert caught.value.advice
+
+
+def test_an_op_version_that_the_runtime_lacks_is_named():
+    newer = changed(lambda code: setattr(code, "version", 99))
+    with pytest.raises(CompatibilityError, match=r"op ADD in version 99.*ai-edge-litert"):
+        open_engine(newer, backend="ai-edge-litert")
+
+
+@pytest.mark.parametrize(("name", "said"), [(b"MyOp", "MyOp"), (b"FlexErf", "Select TensorFlow")])
+def test_a_custom_op_is_named(name, said):
+    with pytest.raises(CompatibilityError, match=said):
+        open_engine(changed(make_custom(name)), backend="ai-edge-litert")
+
+
+def test_threads_are_at_least_one_and_never_more_than_cores(monkeypatch):
+    with pytest.raises(ConfigError, match="one thread"):
+        open_engine(MODEL, num_threads=0)
+    seen = []
+    construct = interpreter._construct
+    monkeypatch.setattr(
+        interpreter,
+        "_construct",
+        lambda model, backend, threads: seen.append(threads) or construct(model, backend, threads),
+    )
+    open_engine(MODEL, num_threads=1)
+    open_engine(MODEL, num_threads=10_000)
+    assert seen == [1, len(os.sched_getaffinity(0))]
+
+
+def test_a_failing_invoke_is_an_error_and_the_engine_goes_on():
+    engine = open_engine(MODEL, backend="ai-edge-litert")
+    ones = np.ones((2, 3), dtype=np.float32)
+    engine.run([ones, ones])
+    # What the runtime says while somebody holds a view of its memory.
+    held = engine._interpreter.tensor(engine._input_indexes[0])()
+    with pytest.raises(ModelRuntimeError, match="reference to internal data"):
+        engine.run([ones, ones])
+    del held
+    assert engine.run([ones, ones])[0].tolist() == [[2.0] * 3] * 2
+
+
+def test_nothing_is_imported_before_an_engine_is_opened():
+    code = (
+        "import sys, fieldloop.interpreter, fieldloop.codec, fieldloop.bundle; "
+        "fieldloop.interpreter.available_backends(); "
+        "print([name for name in ('tensorflow', 'PIL', 'paho', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(runtimes.ROOT / "sdk")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"

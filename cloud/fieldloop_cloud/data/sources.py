@@ -103,7 +103,11 @@ def _load_bundled(name: str) -> Dataset:
 
 def _load_npz(path: Path, *, task: DataTask | None) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves its own file open when the archive is damaged.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")  # noqa: TRY301, TRY004 - typed below
             arrays = {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(

@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop.device_root import DeviceRoot
 from fieldloop.errors import EnvironmentFaultError, NotConnectedError
 
 STOP_TIMEOUT_S = 15.0
@@ -164,6 +165,15 @@ class DeviceProcess:
         if self._process is not None:
             self._process.kill()
         self._reap()
+
+    def status(self) -> dict[str, Any]:
+        """Return what the agent last wrote to its `status.json`; empty before the first time."""
+        path = DeviceRoot(self.root).status
+        try:
+            found: dict[str, Any] = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        return found
 
     def stop(self) -> None:
         """Ask the process to end (SIGTERM) and wait; kill it when it does not."""

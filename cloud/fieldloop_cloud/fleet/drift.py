@@ -16,8 +16,8 @@ The rule, once:
    smallest difference is significant) and when the same test was rejected in `needed` of the last
    `cycle_count` cycles. Both only make alarms rarer.
 
-*Fleet* verdicts leave out the more deviant half of the devices: if the rest has moved too, the
-world has changed; if not, single sensors are broken. The method sees inputs and predictions only;
+*Fleet* verdicts leave out the devices that deviate by themselves, up to half of them: if the rest
+has moved too, the world has changed; if not, single sensors are broken. The method sees inputs and predictions only;
 it cannot see labels change their meaning (concept drift), for which labels are needed.
 
 Benjamini and Hochberg 1995, J. R. Stat. Soc. B 57.
@@ -38,6 +38,9 @@ from fieldloop_cloud.fleet.homogeneity import Comparison, compare
 MONTH_S = 30 * 24 * 3600.0
 _Cycle = dict[tuple[str, str | None], "DriftVerdict"]
 """Results of one cycle by quantity and device (None: the fleet)."""
+
+OUTLIER_LEVEL = 0.01
+"""A device below this p-value may be left out of the fleet's sum."""
 
 CLASS_QUANTITY = "prediction.class"
 CONFIDENCE_QUANTITY = "prediction.confidence"
@@ -151,7 +154,8 @@ def verdicts(
         profile: The running model's reference.
         windows: Telemetry of that model only, of all devices, in any order.
         policy: When to raise an alarm.
-        now_ms: End of the newest cycle; by default the newest window's end.
+        now_ms: End of the newest cycle; by default the end of the newest window
+            in which anything was predicted.
 
     Returns:
         For each quantity the fleet (if there are two devices or more) and each device that has
@@ -161,6 +165,8 @@ def verdicts(
         DataError: A window's histograms do not have the profile's cells.
     """
     policy = policy or DriftPolicy()
+    # Devices that rest send empty windows; they say nothing and must not become the newest cycle.
+    windows = [item for item in windows if item.window.prediction_count]
     if not windows:
         return []
     end_ms = max(item.at_ms for item in windows) if now_ms is None else now_ms
@@ -216,16 +222,29 @@ def _of_quantity(
     policy: DriftPolicy,
 ) -> list[DriftVerdict]:
     """Test one quantity of every device and of the fleet; tables are (windows, cells)."""
-    enough = {d: table for d, table in tables.items() if table.sum() >= policy.min_rows}
-    compared = {device: compare(reference, table) for device, table in enough.items()}
-    found = [_verdict(quantity, device, result) for device, result in compared.items()]
-    if len(enough) > 1:
-        # Per effective value, so that a device that talks more does not look more deviant.
-        order = sorted(compared, key=lambda device: compared[device].effect)
-        ordinary = order[: (len(order) + 1) // 2]
-        rest = np.concatenate([enough[device] for device in ordinary])
-        found.insert(0, _verdict(quantity, None, compare(reference, rest)))
+    compared = {d: compare(reference, table) for d, table in tables.items() if table.sum()}
+    found = [
+        _verdict(quantity, device, result)
+        for device, result in compared.items()
+        if result.row_count >= policy.min_rows
+    ]
+    if len(compared) > 1:
+        ordinary = set(compared) - _outliers(compared)
+        rest = compare(reference, np.concatenate([tables[device] for device in sorted(ordinary)]))
+        if rest.row_count >= policy.min_rows:
+            found.insert(0, _verdict(quantity, None, rest))
     return found
+
+
+def _outliers(compared: Mapping[str, Comparison]) -> set[str]:
+    """Return devices that deviate by themselves, at most half of them, the largest effects first.
+
+    Devices that do not deviate visibly stay: a change too small for each of them may be plain in
+    their sum.
+    """
+    suspects = [device for device, result in compared.items() if result.p_value <= OUTLIER_LEVEL]
+    suspects.sort(key=lambda device: compared[device].effect, reverse=True)
+    return set(suspects[: len(compared) // 2])
 
 
 def _verdict(quantity: str, device: str | None, result: Comparison) -> DriftVerdict:

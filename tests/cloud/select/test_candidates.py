@@ -1,0 +1,71 @@
+"""Candidates: what suits which data, and what they are made of."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fieldloop.errors import ConfigError
+from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.data.sources import from_arrays
+from fieldloop_cloud.data.tables import dataset_from_frame
+from fieldloop_cloud.select.candidates import CANDIDATES, forest_size, portfolio
+
+FLASH = 1_000_000
+
+
+def suited(data):
+    return [candidate.name for candidate in CANDIDATES if not candidate.why_not(data)]
+
+
+def test_data_decide_which_candidates_run():
+    assert suited(Dataset.load("sklearn:iris")) == ["logistic", "random-forest", "svm-rbf"]
+    assert suited(Dataset.load("sklearn:diabetes")) == ["ridge", "random-forest"]
+    assert suited(Dataset.load("sklearn:digits"))[-1] == "cnn"
+
+
+def test_without_tensorflow_the_net_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    cnn = portfolio(("cnn",))[0]
+    assert "pip install 'fieldloop-cloud[deep]'" in cnn.why_not(Dataset.load("sklearn:digits"))
+
+
+@pytest.mark.parametrize("names", [("xgboost",), ()])
+def test_unknown_names_list_the_known(names):
+    with pytest.raises(ConfigError, match=r"logistic, ridge, random-forest, svm-rbf, cnn"):
+        portfolio(names)
+
+
+def mixed(rows=60):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "speed": random.normal(size=rows),
+            "fuel": random.choice(["diesel", "petrol", "gas"], rows),
+        }
+    )
+    frame.loc[3, "speed"] = None
+    frame.loc[5, "fuel"] = None
+    frame["fault"] = (frame["fuel"] == "gas").map({True: "yes", False: "no"})
+    return dataset_from_frame(frame, "fault", name="mixed", where="mixed")
+
+
+@pytest.mark.parametrize("name", ["logistic", "random-forest", "svm-rbf"])
+def test_missing_values_and_unseen_categories_have_an_answer(name):
+    data = mixed()
+    candidate = portfolio((name,))[0]
+    model = candidate.build(data, candidate.portfolio[0], 0, FLASH)
+    model.fit(data.X.astype(np.float64), data.y)
+    assert model.score(data.X.astype(np.float64), data.y) > 0.9
+    odd = np.asarray([[np.nan, -1.0], [0.0, np.nan]])
+    assert model.predict_proba(odd).shape == (2, 2)
+
+
+def test_a_forest_is_cut_to_the_flash():
+    data = from_arrays(np.random.default_rng(0).normal(size=(4000, 4)), np.arange(4000) % 4)
+    wanted = {"n_estimators": 100, "max_depth": 12}
+    assert forest_size(data, wanted, 100_000_000) == wanted
+    small = forest_size(data, wanted, 200_000)
+    assert small["max_depth"] < 12
+    leaves = 2 ** small["max_depth"]
+    assert small["n_estimators"] * (2 * leaves * 16 + leaves * 4 * 4) <= 200_000
+    assert forest_size(data, wanted, 600)["max_depth"] == 1

@@ -85,13 +85,14 @@ def client(
 def cut(transport: Transport) -> None:
     """Break a real connection without a goodbye."""
     assert isinstance(transport, MqttTransport)
-    before = transport._generation
-    connection = transport._client.socket()
+    before = transport._connection_count
+    connection = transport._link._client.socket()
     assert isinstance(connection, socket.socket)
     # Not the TLS layer's own shutdown: it would say goodbye, and race with the client's thread.
     socket.socket.shutdown(connection, socket.SHUT_RDWR)
     wait_until(
-        lambda: transport.is_connected and transport._generation > before, what="the reconnect"
+        lambda: transport.is_connected and transport._connection_count > before,
+        what="the reconnect",
     )
 
 

@@ -156,10 +156,10 @@ def test_bytes_that_are_no_table_are_refused(tmp_path):
     for name in ("a.csv", "a.parquet"):
         path = tmp_path / name
         path.write_bytes(b"\xff\xfe\x00PAR1 not at all" * 9)
-        with pytest.raises(DataError, match="cannot be read|no column|stand twice"):
+        with pytest.raises(DataError, match=r"cannot be read|no column|stand twice"):
             Dataset.load(path, target="y")
     (tmp_path / "a.xlsx").write_bytes(b"PK")
-    with pytest.raises(DataError, match="'.xlsx' are not known"):
+    with pytest.raises(DataError, match=r"'\.xlsx' are not known"):
         Dataset.load(tmp_path / "a.xlsx", target="y")
 
 

@@ -24,7 +24,7 @@ def test_data_decide_which_candidates_run():
 
 
 def test_without_tensorflow_the_net_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     cnn = portfolio(("cnn",))[0]
     assert "pip install 'fieldloop-cloud[deep]'" in cnn.why_not(Dataset.load("sklearn:digits"))
 

@@ -17,8 +17,8 @@ The rule, once:
    `cycle_count` cycles. Both only make alarms rarer.
 
 *Fleet* verdicts leave out the devices that deviate by themselves, up to half of them: if the rest
-has moved too, the world has changed; if not, single sensors are broken. The method sees inputs and predictions only;
-it cannot see labels change their meaning (concept drift), for which labels are needed.
+has moved too, the world has changed; if not, single sensors are broken. The method sees inputs
+and predictions only; it cannot see labels change their meaning (concept drift): that takes labels.
 
 Benjamini and Hochberg 1995, J. R. Stat. Soc. B 57.
 """

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fieldloop.errors import DataError, GateError
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
-from fieldloop_cloud.compile.probes import probes_for
+from fieldloop_cloud.compile.probes import BEYOND, probes_for
 from fieldloop_cloud.compile.rows import Rows
 from fieldloop_cloud.compile.value import host_array
 
@@ -25,6 +25,9 @@ in reduced precision the root mean square over the user's rows."""
 
 PROBABILITY_LIMITS = {"float32": 1e-5, "float16": 2e-2, "int8": 5e-2}
 """The same for probabilities, absolute."""
+
+LARGE_DECISION = 100.0
+"""Decisions above this are coarser than the limits in float32; probabilities may follow them."""
 
 LABEL_CHANGES = {"float32": 0.0, "float16": 0.01, "int8": 0.02}
 """Largest share of rows whose label may differ; ties of the original do not count."""
@@ -101,8 +104,16 @@ def check(
     count = len(real)
     joined = {name: np.concatenate([expected[name], answers[name]]) for name in expected}
     got = compiled.run_encoded(np.concatenate([table, probes]).astype(np.float32))
+    steep = _steepness(joined, count)
     compared = {
-        spec.name: _compare(spec.role, joined[spec.name], got[spec.name], count, compiled)
+        spec.name: _compare(
+            spec.role,
+            joined[spec.name],
+            got[spec.name],
+            count=count,
+            compiled=compiled,
+            steep=steep,
+        )
         for spec in signature.outputs
         if spec.name in joined and spec.role != "label"
     }
@@ -186,8 +197,20 @@ def _limit(role: str, compiled: Compiled) -> float:
     return table[compiled.precision]
 
 
+def _steepness(expected: dict[str, NDArray[Any]], count: int) -> float:
+    """How much coarser float32 makes probabilities whose logits are large, at least 1."""
+    decision = np.abs(expected.get("decision", np.zeros(1))[:count])
+    return max(1.0, float(decision.max(initial=0.0)) / LARGE_DECISION)
+
+
 def _compare(
-    role: str | None, want: NDArray[Any], got: NDArray[Any], count: int, compiled: Compiled
+    role: str | None,
+    want: NDArray[Any],
+    got: NDArray[Any],
+    *,
+    count: int,
+    compiled: Compiled,
+    steep: float,
 ) -> _Compared:
     """Compare one output; its size is that of the user's rows, or the row's own if larger."""
     a = want.reshape(len(want), -1).astype(np.float64)
@@ -203,7 +226,7 @@ def _compare(
     difference = np.where(np.isnan(difference), np.inf, difference)
     finite = np.where(np.isfinite(a), np.abs(a), 0.0)
     if role == "probabilities":
-        size = np.ones((len(a), 1))
+        size = np.full((len(a), 1), steep)
     else:
         usual = (
             finite[:count].max(axis=0, initial=0.0)
@@ -212,7 +235,9 @@ def _compare(
         )
         floor = 1.0 if role == "decision" else np.finfo(np.float32).tiny
         size = np.maximum(np.maximum(usual, finite), floor)
-    allowed = _limit(str(role), compiled) * size
+    allowed = np.broadcast_to(_limit(str(role), compiled) * size, (len(a), size.shape[1])).copy()
+    # A probe lies up to BEYOND ranges outside; float32 is coarser there by as much.
+    allowed[count:] *= 1.0 + BEYOND
     excess = difference / allowed
     exact = compiled.precision == "float32"
     worst = excess.max(initial=0.0) if exact else np.sqrt(np.mean(excess[:count] ** 2))

@@ -1,0 +1,43 @@
+"""Every row of every table `cases_*.py`, on every data set, with drawn hyper-parameters."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.compile_cases import check_case, data_names
+
+EXAMPLES = 2
+"""Hyper-parameter sets drawn for each estimator and data set."""
+
+
+def _tables():
+    for path in sorted(Path(__file__).parent.glob("cases_*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield from module.CASES
+
+
+PAIRS = [
+    pytest.param(case, name, id=f"{case.name}-{name}")
+    for case in _tables()
+    for name in data_names(case)
+]
+
+
+@pytest.mark.parametrize(("case", "name"), PAIRS)
+def test_compiled_estimators_answer_as_scikit_learn_does(case, name, tflite214):
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def every(data):
+        check_case(case, data.draw(case.parameters), name, tflite214)
+
+    every()

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from fieldloop.errors import GateError
 from fieldloop_cloud.release.targets import Target, version_tuple
-from fieldloop_cloud.select.scored import Measured
+from fieldloop_cloud.select.scored import Measured, Skipped
 from fieldloop_cloud.train.metrics import Estimate
 
 _M = TypeVar("_M", bound=Measured)
@@ -66,13 +66,16 @@ class Choice:
     why: str
 
 
-def choose(front: Sequence[_M], target: Target, baseline: Estimate) -> Choice:
+def choose(
+    front: Sequence[_M], target: Target, baseline: Estimate, *, skipped: Sequence[Skipped] = ()
+) -> Choice:
     """Choose one variant.
 
     Args:
         front: Every measured variant; `over_budget` and `gate` are already judged.
         target: The device class.
         baseline: The dummy model's score on the same rows.
+        skipped: What is not in the front, for the error's words.
 
     Raises:
         GateError: Nothing was measured, nothing fits the device (the error says by how much the
@@ -80,9 +83,10 @@ def choose(front: Sequence[_M], target: Target, baseline: Estimate) -> Choice:
     """
     passed = [item for item in front if item.gate.passed]
     if not passed:
+        reasons = "; ".join(f"{item.name}: {item.reason.rstrip('.')}" for item in skipped)
         raise GateError(
-            "no candidate could be trained and compiled",
-            advice="See the reasons in the run's skipped candidates; raise the time budget.",
+            f"no candidate could be trained and compiled{': ' if reasons else ''}{reasons}",
+            advice="Raise the time budget, or name candidates that suit the data.",
         )
     fitting = [item for item in passed if not item.over_budget]
     if not fitting:

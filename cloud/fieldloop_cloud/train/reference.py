@@ -155,8 +155,8 @@ def _isotonic(
 def golden_set(scored: Scored, validation: Dataset, *, seed: int) -> GoldenSet:
     """Freeze some input tensors with the variant's own outputs, for the self-test on a device.
 
-    Rows on which two classes are nearly tied are left out where there are enough others: there a
-    kernel that rounds differently may rightly give another label, and labels must be equal.
+    Rows on which two classes are nearly tied come last: there a kernel that rounds differently
+    may rightly give another label, and labels must be equal.
 
     Args:
         scored: The variant.
@@ -167,7 +167,7 @@ def golden_set(scored: Scored, validation: Dataset, *, seed: int) -> GoldenSet:
     said = answers(scored.compiled.tflite, signature, validation.X)
     reals = [np.abs(output).max() for output in said.outputs if output.dtype.kind == "f"]
     tolerance = TOLERANCE[scored.precision] * max(1.0, *(float(real) for real in reals), 0.0)
-    rows = _spread(validation, _clear(said, tolerance), seed)
+    rows = _spread(validation, _clear(said, TOLERANCE[scored.precision]), seed)
     encoded = rows_for(signature, validation.X[rows])
     golden = answers(scored.compiled.tflite, signature, encoded)
     return GoldenSet(
@@ -184,13 +184,13 @@ def _clear(said: Answers, tolerance: float) -> NDArray[np.bool_]:
         return np.ones(len(said.predicted), dtype=np.bool_)
     best_two = np.sort(said.probabilities, axis=1)[:, -2:]
     clear: NDArray[np.bool_] = best_two[:, 1] - best_two[:, 0] > 2 * tolerance
-    return clear if clear.sum() >= GOLDEN_ROWS else np.ones(len(clear), dtype=np.bool_)
+    return clear
 
 
-def _spread(dataset: Dataset, allowed: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
-    """Draw up to `GOLDEN_ROWS` of the allowed row numbers, one class after the other."""
-    random = np.random.default_rng(seed)
-    order = random.permutation(np.flatnonzero(allowed))
+def _spread(dataset: Dataset, clear: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Draw up to `GOLDEN_ROWS` row numbers, one class after the other, clear rows first."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    order = order[np.argsort(~clear[order], kind="stable")]
     if dataset.task == "classification":
         y = dataset.y[order]
         turn = np.empty(len(y), dtype=np.int64)

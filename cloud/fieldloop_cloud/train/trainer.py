@@ -92,7 +92,7 @@ def train(
     front, skipped = run_trials(wanted, bench)
     baseline = dummy_score(bench.train, bench.validation, metric=metric, seed=seed)
     progress("choose", 0.0, "choosing")
-    choice = choose(front, target, baseline)
+    choice = choose(front, target, baseline, skipped=skipped)
     chosen = front[choice.index]
     run = Run(
         data=data.name,

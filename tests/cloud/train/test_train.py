@@ -1,0 +1,225 @@
+"""From a data set and a device to a run."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from msgspec.structs import replace
+from sklearn.metrics import accuracy_score, confusion_matrix
+
+from fieldloop.codec import Codec
+from fieldloop.errors import ConfigError, GateError
+from fieldloop.interpreter import open_engine
+from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.data.sources import from_arrays
+from fieldloop_cloud.data.split import three_way
+from fieldloop_cloud.data.tables import dataset_from_frame
+from fieldloop_cloud.release.targets import load_target
+from fieldloop_cloud.train.measure import answers
+from fieldloop_cloud.train.trainer import train
+
+
+def named(run, name):
+    return next(item for item in run.front if item.name == name)
+
+
+def test_every_candidate_is_compiled_and_measured_in_every_precision(digits_run):
+    run, _ = digits_run
+    names = {item.name for item in run.front}
+    for candidate in ("logistic", "random-forest", "svm-rbf"):
+        assert {f"{candidate}.{p}" for p in ("float32", "float16", "int8")} <= names
+    assert {f"cnn.{p}" for p in ("float32", "float16", "dynamic", "int8")} <= names
+    assert [item.score for item in run.front] == sorted(
+        (item.score for item in run.front), reverse=True
+    )
+
+
+def test_scores_are_those_of_the_flatbuffer_on_rows_never_trained_on(digits_run):
+    run, _ = digits_run
+    data = Dataset.load("sklearn:digits")
+    split = three_way(data, seed=0)
+    assert split.sha256 == run.split.sha256 == run.lineage.split_sha256
+    codec = Codec(run.signature)
+    engine = open_engine(run.chosen.compiled.tflite)
+    raw = [data.raw(int(row)) for row in split.test]
+    rows = codec.encode_rows(raw)
+    predictions = codec.decode(engine.run(codec.tensors(rows)), rows=rows)
+    truth = [data.label(int(row)) for row in split.test]
+    said = [prediction.label for prediction in predictions]
+    assert run.score(run.chosen.precision) == pytest.approx(accuracy_score(truth, said))
+    np.testing.assert_array_equal(run.confusion, confusion_matrix(truth, said))
+    assert all(0 < prediction.confidence <= 1 for prediction in predictions)
+
+
+def test_digits_are_learned_well_by_all(digits_run):
+    run, _ = digits_run
+    assert run.score(run.chosen.precision) > 0.96
+    for name, at_least in (
+        ("svm-rbf.float32", 0.97),
+        ("cnn.float32", 0.95),
+        ("random-forest.float32", 0.94),
+        ("logistic.float32", 0.94),
+    ):
+        item = named(run, name)
+        assert item.score > at_least
+        assert item.score_low < item.score < item.score_high
+        assert item.size_bytes == len(item.compiled.tflite)
+        assert 0 < item.latency_p50_ms <= item.latency_p90_ms
+
+
+def test_quantized_variants_are_smaller_and_gated_against_their_reference(digits_run):
+    run, _ = digits_run
+    for candidate in ("cnn", "svm-rbf", "random-forest"):
+        reference, small = named(run, f"{candidate}.float32"), named(run, f"{candidate}.int8")
+        assert small.size_bytes < 0.8 * reference.size_bytes
+        assert reference.gate.verdict == "reference"
+        assert small.gate.row_count == run.split.validation_count
+        assert small.gate.reason.startswith(small.gate.verdict)
+        assert len(small.calibration_sha256) == 64
+
+
+def test_the_chosen_passed_its_gate_and_leads_the_variants_to_ship(digits_run):
+    run, _ = digits_run
+    assert run.chosen.gate.passed
+    assert not run.chosen.over_budget
+    assert run.chosen_variants[0] is run.chosen
+    assert {item.candidate for item in run.chosen_variants} == {run.chosen.candidate}
+    assert run.chosen.name in run.why
+
+
+def test_the_test_set_was_opened_once(digits_run):
+    run, _ = digits_run
+    assert [(opening.purpose, opening.forced) for opening in run.openings] == [
+        ("the final evaluation of the chosen candidate", False)
+    ]
+    assert set(run.test) == {item.precision for item in run.chosen_variants}
+    assert {item.metric for item in run.test[run.chosen.precision]} == {
+        "accuracy",
+        "balanced_accuracy",
+        "f1_macro",
+    }
+
+
+def test_progress_is_told_and_nothing_else(digits_run, capfd):
+    _, said = digits_run
+    stages = [stage for stage, _, _ in said]
+    assert stages[0] == "split"
+    assert stages[-1] == "done"
+    assert {"train", "convert", "measure", "choose", "test"} <= set(stages)
+    assert all(0.0 <= fraction <= 1.0 for _, fraction, _ in said)
+    train(Dataset.load("sklearn:iris"), candidates=["logistic"])
+    assert capfd.readouterr().out == ""
+
+
+def test_the_same_seed_gives_the_same_models():
+    data = Dataset.load("sklearn:iris")
+    first, second = (train(data, seed=4, candidates=["logistic", "svm-rbf"]) for _ in range(2))
+    assert [(item.name, item.score) for item in first.front] == [
+        (item.name, item.score) for item in second.front
+    ]
+    assert [item.compiled.tflite for item in first.front] == [
+        item.compiled.tflite for item in second.front
+    ]
+
+
+def test_a_regression_is_chosen_by_r2():
+    run = train(Dataset.load("sklearn:diabetes"), device="pi4")
+    assert (run.task, run.metric) == ("regression", "r2")
+    assert 0.2 < run.score(run.chosen.precision) < 0.7
+    assert run.signature.output("value") is not None
+    assert run.confusion == ()
+    assert run.profile.class_counts == ()
+    assert len(run.profile.quantities) == 10
+
+
+def test_a_table_with_gaps_and_categories_runs_from_raw_rows_to_labels():
+    random = np.random.default_rng(0)
+    rows = 300
+    speed = random.normal(size=rows)
+    fuel = random.integers(0, 3, rows).astype(float)
+    y = ((speed > 0) & (fuel != 1)).astype(int)
+    speed[::17] = np.nan
+    data = mixed(speed, fuel, y)
+    run = train(data, candidates=["logistic", "random-forest", "svm-rbf"])
+    assert {item.candidate for item in run.front} == {"logistic", "random-forest", "svm-rbf"}
+    for item in run.front:
+        codec = Codec(item.compiled.signature)
+        try:
+            rows = codec.encode_rows([{"speed": 1.5, "fuel": "gas"}, [None, "electric"]])
+            tensors = codec.tensors(rows)
+        except Exception:
+            if item.precision == "int8":  # an int8 input has no code for a missing value
+                continue
+            raise
+        engine = open_engine(item.compiled.tflite)
+        predictions = codec.decode(engine.run(tensors), rows=rows)
+        assert predictions[0].label == "stop"
+        assert predictions[1].label in {"go", "stop"}
+
+
+def mixed(speed, fuel, y):
+    names = np.asarray(["diesel", "petrol", "gas"])
+    frame = pd.DataFrame(
+        {
+            "speed": speed,
+            "fuel": names[fuel.astype(int)],
+            "command": np.asarray(["go", "stop"])[y],
+        }
+    )
+    return dataset_from_frame(frame, "command", name="mixed", where="mixed")
+
+
+def test_an_imbalanced_set_is_judged_by_balanced_accuracy():
+    random = np.random.default_rng(0)
+    y = (np.arange(600) % 10 == 0).astype(int)
+    X = random.normal(size=(600, 3))
+    X[:, 0] += 3 * y
+    run = train(from_arrays(X, y), candidates=["logistic"])
+    assert run.metric == "balanced_accuracy"
+    assert run.baseline.value == pytest.approx(0.5)
+
+
+def test_noise_beats_no_dummy():
+    random = np.random.default_rng(0)
+    data = from_arrays(random.normal(size=(300, 3)), random.integers(0, 2, 300))
+    with pytest.raises(GateError, match="no model beats guessing"):
+        train(data, candidates=["logistic"])
+
+
+def test_a_device_that_fits_nothing_says_by_how_much():
+    tiny = replace(load_target("x86"), name="tiny", max_model_bytes=500)
+    with pytest.raises(GateError, match=r"no variant fits tiny.*bytes of 500"):
+        train(Dataset.load("sklearn:iris"), device=tiny, candidates=["logistic"])
+
+
+def test_a_spent_budget_skips_what_comes_later_and_says_so():
+    run = train(Dataset.load("sklearn:digits"), budget_s=15.0, candidates=["logistic", "cnn"])
+    skipped = {item.name: item.reason for item in run.skipped}
+    assert re.search("a net needs at least|used up before its turn", skipped["cnn"])
+    assert {item.candidate for item in run.front} == {"logistic"}
+    with pytest.raises(GateError, match=r"could be trained.*cnn: .* s were left"):
+        train(Dataset.load("sklearn:digits"), budget_s=5.0, candidates=["cnn"])
+
+
+def test_labels_of_any_kind_come_back_as_written():
+    data = Dataset.load("sklearn:wine")
+    run = train(data, candidates=["random-forest"])
+    said = answers(run.chosen.compiled.tflite, run.signature, data.X)
+    assert run.signature.labels == ("class_0", "class_1", "class_2")
+    assert np.mean(said.predicted == data.y) > 0.9
+    assert run.chosen.compiled.run(data.X[:1])["label"].tolist() == ["class_0"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": "toaster"}, "toaster"),
+        ({"candidates": ["gpt"]}, "no candidate gpt"),
+        ({"metric": "loss"}, "'loss' cannot decide"),
+        ({"budget_s": 0.0}, "is no time"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_runs(options, said):
+    with pytest.raises(ConfigError, match=said):
+        train(Dataset.load("sklearn:iris"), **options)

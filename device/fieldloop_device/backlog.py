@@ -25,9 +25,12 @@ class Backlog:
         """What waits, the oldest first."""
         return tuple(self._messages)
 
-    def extend(self, messages: Sequence[TelemetryWindow | Event | FieldSample]) -> None:
-        """Add messages and keep to the limit."""
+    def add(self, messages: Sequence[TelemetryWindow | Event | FieldSample]) -> None:
+        """Add messages."""
         self._messages.extend(messages)
+
+    def keep_to_limit(self) -> None:
+        """Merge windows, then drop samples, events, windows, until the limit is kept."""
         while len(self._messages) > BACKLOG_LIMIT:
             if not self._merge_oldest():
                 self._drop_oldest()
@@ -52,7 +55,7 @@ class Backlog:
         return False
 
     def _drop_oldest(self) -> None:
-        for kind in (FieldSample, TelemetryWindow, Event):
+        for kind in (FieldSample, Event, TelemetryWindow):
             for index, message in enumerate(self._messages):
                 if isinstance(message, kind):
                     del self._messages[index]

@@ -71,10 +71,12 @@ def must_roll_back_first(records: Records, desired: DesiredState) -> bool:
 
 def _may_resume(records: Records, desired: DesiredState, running_sha256: str) -> bool:
     job = records.job
+    if job is None or desired.sha256 != job.desired.sha256:
+        return False  # one version, two contents: the first one counts
     if desired.sha256 == running_sha256 or desired.sha256 in records.denied:
         return False
     # Committed but not running: the slot was lost since.
-    return job is None or job.retry or job.phase in {"idle", "committed"}
+    return job.retry or job.phase == "committed"
 
 
 def _first_step(records: Records, desired: DesiredState, running_sha256: str) -> Job:
@@ -98,11 +100,16 @@ def advance(records: Records, phase: Phase, *, slot: Slot | None = None) -> Reco
             job,
             phase=phase,
             slot=slot or job.slot,
-            attempts=job.attempts + (phase == "self-test"),
             retry=False,
             error="",
         ),
     )
+
+
+def begin_self_test(records: Records) -> Records:
+    """Count a self-test before it begins, because the device may not survive it."""
+    job = _job(records)
+    return replace(records, job=replace(job, attempts=job.attempts + 1))
 
 
 def fail(records: Records, error: str, *, blame: bool, retry: bool = False) -> Records:

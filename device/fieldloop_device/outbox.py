@@ -7,7 +7,7 @@ says that it is stored. Rules that keep counts honest:
 - A message that may have been sent is never changed: the cloud could have stored it already.
   The high-water mark of what was handed to the network is on disk before the network gets it.
 - When space runs out, the oldest telemetry windows that were never sent are merged by addition.
-  Only what cannot be merged is dropped: field samples first, then windows, events last. Every
+  Only what cannot be merged is dropped: field samples first, then events, windows last. Every
   drop is counted.
 - When the disk refuses, messages wait in memory, merged and finally dropped in the same way.
 - A database that is corrupt is put aside under another name, counted, and a new one begun.
@@ -138,23 +138,10 @@ class Outbox:
             in memory and is tried again by the next call.
         """
         with self._lock:
-            self._backlog.extend(messages)
-            waiting = self._backlog.messages
-            if not waiting or not self._usable():
-                return 0
-            try:
-                with self._transaction() as connection:
-                    rows = self._insert(connection, waiting, wall_ms)
-            except sqlite3.Error as error:
-                self._suffer(error)
-                return 0
-            self.fault = ""
-            self._next_seq += len(rows)
-            self._dropped_rows += len(waiting) - len(rows)
-            self._size_bytes += sum(len(row.payload) for row in rows)
-            self._backlog.clear()
-            self._make_room()
-            return len(rows)
+            self._backlog.add(messages)
+            stored = self._store_backlog(wall_ms) if self._backlog.messages else 0
+            self._backlog.keep_to_limit()
+            return stored
 
     def pending(self, *, after: tuple[int, int] = (0, 0), limit: int = 64) -> list[Row]:
         """Return the oldest unacknowledged messages behind a number, in order."""
@@ -225,6 +212,24 @@ class Outbox:
                 self._connection = None
 
     # Storing
+
+    def _store_backlog(self, wall_ms: int) -> int:
+        waiting = self._backlog.messages
+        if not self._usable():
+            return 0
+        try:
+            with self._transaction() as connection:
+                rows = self._insert(connection, waiting, wall_ms)
+        except sqlite3.Error as error:
+            self._suffer(error)
+            return 0
+        self.fault = ""
+        self._next_seq += len(rows)
+        self._dropped_rows += len(waiting) - len(rows)
+        self._size_bytes += sum(len(row.payload) for row in rows)
+        self._backlog.clear()
+        self._make_room()
+        return len(rows)
 
     @property
     def _database(self) -> sqlite3.Connection:
@@ -306,7 +311,7 @@ class Outbox:
     # Space
 
     def _make_room(self) -> None:
-        """Bring the payloads under the cap: merge, then drop samples, windows, events."""
+        """Bring the payloads under the cap: merge, then drop samples, events, windows."""
         try:
             while self._size_bytes > self._max_bytes:
                 if not (self._merge_oldest() or self._drop_oldest()):
@@ -341,7 +346,7 @@ class Outbox:
         return False
 
     def _drop_oldest(self) -> bool:
-        for stream in ("smp", "tel", "evt"):
+        for stream in ("smp", "evt", "tel"):
             row = self._database.execute(
                 "SELECT boot, seq FROM message WHERE stream = ? ORDER BY boot, seq LIMIT 1",
                 (stream,),

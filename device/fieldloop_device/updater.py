@@ -164,7 +164,7 @@ class Updater:
         actions: dict[str, Callable[[Job], bool]] = {
             "downloading": self._fetch,
             "verified": self._stage,
-            "staged": self._test,
+            "staged": self._prepare_test,
             "self-test": self._test,
             "trial": self._watch,
         }
@@ -258,6 +258,9 @@ class Updater:
             stage(self._root, part, slot, sha256=job.desired.sha256)
         return self._enter(machine.advance(self._store.records, "staged", slot=slot))
 
+    def _prepare_test(self, _: Job) -> bool:
+        return self._enter(machine.advance(self._store.records, "self-test"))
+
     def _test(self, job: Job) -> bool:
         assert job.slot is not None
         if job.attempts >= machine.MAX_SELF_TESTS:
@@ -265,13 +268,14 @@ class Updater:
                 "the device did not survive the self-test", advice="Build the bundle anew."
             )
             return self._fail(error, blame=True)
-        self._enter(machine.advance(self._store.records, "self-test"))
+        self._store.put(machine.begin_self_test(self._store.records))
         try:
             receipt = self._self_test(job.slot)
         except GateError as error:
             return self._fail(error, blame=True)
         if receipt is None:
-            return self._enter(replace(self._store.records, job=job)) and False
+            self._store.put_if_possible(replace(self._store.records, job=job))
+            return False
         return self._switch(job.slot, receipt)
 
     def _switch(self, slot: Slot, receipt: SelfTestReceipt) -> bool:
@@ -297,7 +301,8 @@ class Updater:
         )
         if verdict == "commit":
             release = self._host.running_release
-            self._store.put(machine.commit(self._store.records, release=release))
+            # If it cannot be stored now, the agent stores it with a later window.
+            self._store.put_if_possible(machine.commit(self._store.records, release=release))
             self._host.announce("committed", f"release {release}")
             self._host.report()
         elif verdict == "rollback":

@@ -1,0 +1,91 @@
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fieldloop.histogram import pack_counts, unpack_counts
+from fieldloop.telemetry import Clock, TelemetryWindow
+from fieldloop_device.windows import can_merge, merge
+
+CELLS = 6
+counts = st.lists(st.integers(0, 50), min_size=CELLS, max_size=CELLS)
+
+
+@st.composite
+def windows(draw):
+    start = draw(st.integers(0, 1000))
+    packed = st.just(()) | counts.map(lambda row: tuple(pack_counts(row)))
+    rows = st.just(()) | st.tuples(
+        *[counts.map(lambda row: tuple(pack_counts(row))) for _ in range(2)]
+    )
+    plain = st.just(()) | st.tuples(st.integers(0, 9), st.integers(0, 9))
+    number = st.integers(0, 100)
+    return TelemetryWindow(
+        boot=1,
+        seq=draw(number),
+        model="m",
+        start=Clock(mono_ms=start, wall_ms=start),
+        end=Clock(mono_ms=start + 5, wall_ms=start + 5),
+        prediction_count=draw(number),
+        rejected_count=draw(number),
+        error_counts=draw(st.dictionaries(st.sampled_from(["A", "B"]), st.integers(1, 9))),
+        latency_counts=draw(packed),
+        confidence_counts=draw(rows),
+        feature_counts=draw(rows),
+        missing_counts=draw(plain),
+        out_of_range_counts=draw(plain),
+        merged_count=draw(st.sampled_from([0, 2, 3])),
+        dropped_count=draw(number),
+        feedback_count=draw(number),
+        feedback_correct_count=draw(number),
+    )
+
+
+def expanded(packed):
+    return unpack_counts(packed, cell_count=CELLS) if packed else [0] * CELLS
+
+
+def totals(window):
+    """Everything that counts, as plain numbers."""
+    return (
+        window.prediction_count,
+        window.rejected_count,
+        window.feedback_count,
+        window.feedback_correct_count,
+        max(window.merged_count, 1),
+        {name: window.error_counts.get(name, 0) for name in ("A", "B")},
+        expanded(window.latency_counts),
+        [expanded(row) for row in window.confidence_counts or [()] * 2],
+        [expanded(row) for row in window.feature_counts or [()] * 2],
+        list(window.missing_counts or (0, 0)),
+        list(window.out_of_range_counts or (0, 0)),
+    )
+
+
+def added(a, b):
+    if isinstance(a, dict):
+        return {name: a[name] + b[name] for name in a}
+    if isinstance(a, list):
+        return [added(x, y) for x, y in zip(a, b, strict=True)]
+    return a + b
+
+
+@given(windows(), windows())
+def test_merging_is_adding(first, second):
+    merged = merge(first, second)
+    for a, b, both in zip(totals(first), totals(second), totals(merged), strict=True):
+        assert both == added(a, b)
+    assert (merged.start, merged.end) == (first.start, second.end)
+    assert merged.seq == second.seq
+    assert merged.dropped_count == max(first.dropped_count, second.dropped_count)
+
+
+@given(windows(), windows(), windows())
+def test_the_order_of_merging_does_not_matter(first, second, third):
+    assert totals(merge(merge(first, second), third)) == totals(merge(first, merge(second, third)))
+
+
+@given(windows())
+def test_only_windows_of_one_boot_and_model_merge(window):
+    assert can_merge(window, window)
+    assert not can_merge(window, msgspec.structs.replace(window, boot=2))
+    assert not can_merge(window, msgspec.structs.replace(window, model="n"))

@@ -3,7 +3,7 @@
 `Server` runs them in this process's threads (the broker as a child), `serve` in the foreground
 until SIGTERM or Ctrl-C. Everything it needs to know is in the fleet home, and other commands speak
 to it through the home only: a device that is provisioned while it runs is let in, a desired state
-that is put into the store is published.
+that is put into the store is published, a rollout that was started is carried on.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from fieldloop_cloud.release.home import Home
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.5
-"""How often the home is looked at for new devices and desired states."""
+"""How often the home is looked at for new devices, desired states and rollouts."""
 
 RESTART_S: Final = 5.0
 """A broker that died is started again, at most so often."""
@@ -98,6 +98,8 @@ class Server:
             host=_listen_on(settings.http.host),
             port=settings.http.port,
         )
+        # Without a publisher: what it puts into the store is published below.
+        self._rollout = Rollout(self.store)
         self._published: dict[str, int] = {}
         self._stopping = threading.Event()
         self._caretaker: threading.Thread | None = None
@@ -205,9 +207,7 @@ class Server:
             self._published = {}
 
     def _provisioned(self) -> set[str]:
-        if not self.home.devices.is_dir():
-            return set()
-        names = (folder.name for folder in self.home.devices.iterdir() if folder.is_dir())
+        names = (file.parent.name for file in self.home.devices.glob("*/device.toml"))
         return {name for name in names if topics.DEVICE_ID.fullmatch(name)}
 
 

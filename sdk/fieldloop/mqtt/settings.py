@@ -8,6 +8,17 @@ from fieldloop.errors import ConfigError
 from fieldloop.transport import Will
 
 
+class _TidySocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails, which paho forgets."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as the base
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class TlsSettings:
     """Files of a TLS connection, PEM.
@@ -30,6 +41,7 @@ class TlsSettings:
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslsocket_class = _TidySocket
         try:
             context.load_verify_locations(self.ca_file)
             if self.cert_file is not None:

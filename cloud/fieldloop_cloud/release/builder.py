@@ -16,7 +16,7 @@ from fieldloop.errors import BundleError, CompatibilityError, ConfigError
 from fieldloop.integrity import SigningKey, TrustPolicy
 from fieldloop.manifest import Precision, Variant
 from fieldloop_cloud.compile.inspect import ModelFacts, inspect
-from fieldloop_cloud.compile.versions import min_runtime
+from fieldloop_cloud.compile.runtimes import min_runtime
 from fieldloop_cloud.release.counter import next_release
 from fieldloop_cloud.release.home import Home, write_file
 from fieldloop_cloud.release.signing import signing_key

@@ -92,6 +92,16 @@ def provision(
     )
 
 
+def check_request(device_id: str, device_class: str | Path) -> None:
+    """Check a device's id and class before anything is written.
+
+    Raises:
+        ConfigError: One of them is wrong.
+    """
+    checked_device_id(device_id)
+    load_target(device_class)
+
+
 def provisioned(home: Home) -> dict[str, str]:
     """Return the class of every provisioned device by its id, sorted.
 

@@ -1,0 +1,236 @@
+"""`fieldloop compile` and `fieldloop inspect`."""
+
+import importlib
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import msgspec
+from rich.console import Console
+
+from fieldloop.bundle import MAGIC, unpack
+from fieldloop.errors import ConfigError, DataError, UnsupportedError
+from fieldloop.integrity import PublicKey, TrustPolicy
+from fieldloop.manifest import BundleContent, Precision
+from fieldloop_cloud.cli.output import emit, home_option, json_option, plain, table, vacant
+from fieldloop_cloud.release.home import Home, write_file
+from fieldloop_cloud.release.releases import read_bundle
+
+_PICKLED = frozenset({".joblib", ".pkl", ".pickle"})
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--example",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Rows like those it was fitted on: .csv, .parquet, or .npz with an array X.",
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="The .tflite to write."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "dynamic", "int8"]),
+    default="float32",
+    show_default=True,
+)
+@click.option("--trust", is_flag=True, help="Load a pickled model; it may run any code.")
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+@json_option
+def compile_command(
+    *,
+    model: Path,
+    example: Path,
+    out: Path,
+    precision: str,
+    trust: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Compile a fitted MODEL to a TFLite flatbuffer of builtin ops.
+
+    MODEL is a Keras model (.keras) or a scikit-learn estimator saved with joblib or pickle. The
+    latter is code, not data: --trust says that you know where it comes from. Beside the flatbuffer
+    its signature is written as <name>.signature.json.
+    """
+    from fieldloop_cloud.compile.api import to_tflite  # noqa: PLC0415 - slow to load
+
+    vacant(out, force=force)
+    fitted = _load_model(model, trust=trust)
+    rows = _load_rows(example)
+    if model.suffix == ".keras":
+        rows = rows.to_numpy("float32") if hasattr(rows, "to_numpy") else rows
+    compiled = to_tflite(fitted, example=rows, precision=cast("Precision", precision))
+    signature = out.with_suffix(".signature.json")
+    write_file(
+        signature, msgspec.json.format(msgspec.json.encode(compiled.signature), indent=1) + b"\n"
+    )
+    write_file(out, compiled.tflite)
+    result = {
+        "tflite": out,
+        "signature": signature,
+        "precision": precision,
+        "size_bytes": len(compiled.tflite),
+        "evidence": compiled.evidence,
+    }
+
+    def text(console: Console) -> None:
+        found = compiled.evidence
+        console.print(f"{out}: {len(compiled.tflite)} bytes, {precision}", markup=False)
+        console.print(
+            f"compared with the {found.original} on {found.row_count} rows and "
+            f"{found.probe_count} probes: {found.label_changes} labels changed",
+            markup=False,
+        )
+
+    emit(result, as_json=as_json, text=text)
+
+
+def _load_model(path: Path, *, trust: bool) -> Any:
+    if not path.is_file():
+        raise DataError("the model file does not exist", where=str(path), advice="Check the path.")
+    if path.suffix == ".keras":
+        return path
+    if path.suffix not in _PICKLED:
+        raise UnsupportedError(
+            f"a model file ends with .keras, {', '.join(sorted(_PICKLED))}",
+            where=str(path),
+            advice="Save it as such, or call fieldloop_cloud.to_tflite in Python.",
+        )
+    if not trust:
+        raise ConfigError(
+            "a pickled model can run any code while it is loaded",
+            where=str(path),
+            advice="Add --trust if you know who made it.",
+        )
+    joblib = importlib.import_module("joblib")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fitted = joblib.load(path)
+    except Exception as error:
+        raise DataError(
+            f"the model cannot be loaded: {type(error).__name__}: {error}",
+            where=str(path),
+            advice="Load it in Python to see more; versions of scikit-learn may differ.",
+        ) from error
+    stale = [str(item.message) for item in caught if "version" in str(item.message)]
+    if stale:
+        raise DataError(
+            f"the model was saved by another version: {' '.join(stale[0].split())[:200]}",
+            where=str(path),
+            advice="Install that version of scikit-learn or fit the model again.",
+        )
+    return fitted
+
+
+def _load_rows(path: Path) -> Any:
+    from fieldloop_cloud.data.tables import read_table  # noqa: PLC0415 - pandas is slow to load
+
+    if path.suffix != ".npz":
+        return read_table(path)
+    numpy = importlib.import_module("numpy")
+    try:
+        with numpy.load(path, allow_pickle=False) as arrays:
+            if "X" in arrays:
+                return arrays["X"]
+            names = ", ".join(arrays) or "none"
+    except Exception as error:
+        raise DataError(
+            f"the example rows cannot be read: {error}", where=str(path), advice="Check the file."
+        ) from error
+    raise DataError(
+        f"the file has no array X (arrays: {names})", where=str(path), advice="Save it as X."
+    )
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@home_option
+@click.option(
+    "--trusted",
+    type=click.Path(path_type=Path),
+    help="Public keys (PEM) to check a bundle with; by default the home's.",
+)
+@json_option
+def inspect_command(*, file: Path, home: Home, trusted: Path | None, as_json: bool) -> None:
+    """Say what is in a .tflite FILE or a signed bundle."""
+    data = read_bundle(file)
+    if data.startswith(MAGIC):
+        content = unpack(data, trust=_trust(home, trusted))
+        emit(
+            _bundle_summary(content),
+            as_json=as_json,
+            text=lambda console: _show_bundle(content, console),
+        )
+        return
+    inspect = importlib.import_module("fieldloop_cloud.compile.inspect").inspect
+    facts = plain(inspect(data))
+    emit(
+        facts,
+        as_json=as_json,
+        text=lambda console: console.print(
+            table(str(file), ("fact", "value"), [(k, _cell(v)) for k, v in facts.items()])
+        ),
+    )
+
+
+def _trust(home: Home, trusted: Path | None) -> TrustPolicy:
+    path = trusted or home.public_key_file
+    try:
+        return TrustPolicy(keys=PublicKey.all_from_pem(path.read_bytes()))
+    except OSError as error:
+        raise ConfigError(
+            f"there is no public key to check the bundle with: {error.strerror}",
+            where=str(path),
+            advice="Name the signer's key with --trusted, or its home with --home.",
+        ) from error
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return str(value)
+
+
+def _bundle_summary(content: BundleContent) -> dict[str, Any]:
+    return {
+        "sha256": content.sha256,
+        "manifest": plain(content.manifest),
+        "signature": plain(content.signature),
+        "lineage": plain(content.lineage),
+        "golden_count": len(content.golden),
+    }
+
+
+def _show_bundle(content: BundleContent, console: Console) -> None:
+    manifest = content.manifest
+    rows = [
+        ("sha256", content.sha256),
+        ("name and release", f"{manifest.name} {manifest.release}"),
+        ("device classes", ", ".join(manifest.device_classes)),
+        ("task", content.signature.task),
+        ("inputs", ", ".join(content.signature.feature_names) or "image"),
+        ("labels", ", ".join(map(str, content.signature.labels)) or None),
+        ("candidate", content.lineage.candidate),
+        ("data", content.lineage.data_sha256),
+        ("replaces", content.lineage.parent_sha256 or None),
+        *((f"gate: {name}", text) for name, text in content.lineage.gate.items()),
+    ]
+    console.print(table("bundle", ("what", "value"), rows))
+    columns = ("variant", "bytes", "min runtime", "score", "p50 ms", "p90 ms")
+    variants = [
+        (
+            item.precision,
+            len(content.models[item.precision]),
+            item.min_runtime,
+            item.score,
+            item.latency_p50_ms,
+            item.latency_p90_ms,
+        )
+        for item in manifest.variants
+    ]
+    console.print(table("variants", columns, variants))

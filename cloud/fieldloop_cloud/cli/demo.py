@@ -1,0 +1,106 @@
+"""`fieldloop demo`: the whole loop on real data, with real device processes."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from fieldloop_cloud.cli.output import emit, json_option, plain, progress_bar, table
+from fieldloop_cloud.loop import LoopResult, LoopSettings, run_loop
+from fieldloop_cloud.report.loop import write_loop_report
+from fieldloop_cloud.train.run import Run
+
+
+@click.command("demo")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo-output"),
+    show_default=True,
+    help="Directory for the runs, the fleet, the devices and the report.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@json_option
+def demo_command(*, out: Path, seed: int, as_json: bool) -> None:
+    """Play the whole loop: train, flash, observe, drift, label, retrain, roll out."""
+    with progress_bar("demo") as progress:
+        result = run_loop(out, settings=LoopSettings(seed=seed), progress=progress)
+    report = out / "report.html"
+    write_loop_report(result, report)
+    emit(
+        {**_summary(result), "report": report},
+        as_json=as_json,
+        text=lambda console: _show(result, report, console),
+    )
+
+
+def _summary(result: LoopResult) -> dict[str, Any]:
+    record = result.record
+    return {
+        "broker": record.broker,
+        "phases": plain(record.phases),
+        "false_alarm_count": len(result.false_alarms),
+        "drift": plain(result.drift),
+        "gate": plain(result.second.gate),
+        "releases": plain(result.releases),
+        "rollout": result.rollout.stage,
+        "counts": plain(record.counts),
+        "outbox_left": record.outbox_left,
+        "lost": record.lost,
+        "running": record.running,
+        "variants": [*_variants(result.first, 1), *_variants(result.second.challenger, 2)],
+        "elapsed_s": result.elapsed_s,
+    }
+
+
+def _variants(run: Run, release: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "release": release,
+            "variant": item.name,
+            "size_bytes": item.size_bytes,
+            "latency_p50_ms": item.latency_p50_ms,
+            "latency_p90_ms": item.latency_p90_ms,
+        }
+        for item in run.chosen_variants
+    ]
+
+
+def _show(result: LoopResult, report: Path, console: Console) -> None:
+    """Print the closing tables."""
+    record = result.record
+    phases = [
+        (
+            phase.name,
+            f"{phase.accuracy.value:.1%} [{phase.accuracy.low:.1%}, {phase.accuracy.high:.1%}]",
+            None if phase.estimated is None else f"{phase.estimated.accuracy:.1%}",
+        )
+        for phase in record.phases
+    ]
+    console.print(table("accuracy", ("stretch", "measured (95 %)", "from confidences"), phases))
+    summary = _summary(result)
+    variants = [tuple(item.values()) for item in summary["variants"]]
+    columns = ("release", "variant", "bytes", "p50 ms", "p90 ms")
+    console.print(table("variants", columns, variants))
+    counts = [
+        (
+            item.device,
+            item.stored + item.missing + record.outbox_left.get(item.device, 0),
+            item.windows,
+            item.stored,
+            item.duplicates,
+            item.missing + record.outbox_left.get(item.device, 0),
+            record.running.get(item.device, "")[:16],
+        )
+        for item in record.counts
+    ]
+    columns_ = ("device", "sent", "windows", "stored", "duplicates", "lost", "runs")
+    console.print(table(f"messages over {record.broker}", columns_, counts))
+    for sentence in (
+        result.second.gate.sentence,
+        f"rollout {result.rollout.stage}, {record.lost} messages lost, {result.elapsed_s:.0f} s in all",
+        f"report: {report}",
+    ):
+        console.print(sentence, markup=False)

@@ -1,0 +1,178 @@
+"""What commands share: common options, results as JSON or as tables, progress on stderr."""
+
+import contextlib
+import dataclasses
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fieldloop.errors import ConfigError
+from fieldloop_cloud.release.home import DEFAULT_HOME, Home
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+HOME_VARIABLE = "FIELDLOOP_HOME"
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?")
+_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def json_option(command: Command) -> Command:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")(
+        command
+    )
+
+
+def home_option(command: Command) -> Command:
+    """Add `--home`, given to the command as a `Home`."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_HOME,
+        envvar=HOME_VARIABLE,
+        show_default=True,
+        show_envvar=True,
+        callback=lambda _ctx, _option, value: Home(value),
+        help="The fleet's home directory.",
+    )(command)
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with s, m, h or d: `90`, `10m`, `1.5h`."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        found = _DURATION.fullmatch(str(value).strip())
+        if found is None or float(found[1]) <= 0:
+            self.fail(f"'{value}' is no time; write 90, 10m or 1.5h", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
+
+
+DURATION = Duration()
+
+
+def plain(value: Any) -> Any:
+    """Turn results into what JSON can say."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return value
+
+
+def emit(result: Any, *, as_json: bool, text: Callable[[Console], None]) -> None:
+    """Write a command's result to stdout: JSON, or what `text` prints."""
+    if as_json:
+        click.echo(json.dumps(plain(result), allow_nan=False, default=str))
+    else:
+        text(Console(highlight=False, soft_wrap=True))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """Build a table; numbers are aligned to the right, None is shown as a dash."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float | None) for row in rows) and bool(rows)
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(_shown(cell) for cell in row))
+    return made
+
+
+def _shown(cell: Any) -> str:
+    if cell is None or cell == "":
+        return "-"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    return str(cell)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, float, str], None]]:
+    """Show a bar on stderr; yields a function of (stage, fraction, sentence).
+
+    Without a terminal every new stage is one line, so that logs stay readable.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _StageLines(console, title)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=1.0)
+
+        def report(stage: str, fraction: float, text: str) -> None:
+            bar.update(task, completed=fraction, description=f"{title} · {stage}: {text[:60]}")
+
+        yield report
+
+
+class _StageLines:
+    """Prints each stage once."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console = console
+        self._title = title
+        self._stage = ""
+        self._start = time.monotonic()
+
+    def __call__(self, stage: str, fraction: float, text: str) -> None:
+        del fraction
+        if stage != self._stage:
+            self._stage = stage
+            taken = time.monotonic() - self._start
+            self._console.print(f"{self._title} · {stage}: {text} ({taken:.0f} s)", markup=False)
+
+
+def note(text: str) -> None:
+    """Say something to a person, on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def vacant(path: Path, *, force: bool) -> Path:
+    """Return a path to write to.
+
+    Raises:
+        ConfigError: Something is there and `force` is not given.
+    """
+    if path.is_dir() or (path.exists() and not force):
+        raise ConfigError(
+            "the output exists already" if not path.is_dir() else "the output is a directory",
+            where=str(path),
+            advice="Name another file, or overwrite with --force."
+            if path.is_file()
+            else "Name a file.",
+        )
+    return path
+
+
+def is_interactive() -> bool:
+    """Whether a person sits at the other end."""
+    return sys.stdin.isatty() and sys.stderr.isatty()

@@ -1,0 +1,139 @@
+"""`fieldloop rollout`: start, status, pause, resume, abort."""
+
+from typing import Any
+
+import click
+from rich.console import Console
+
+from fieldloop.errors import CompatibilityError
+from fieldloop.state import HealthPolicy
+from fieldloop_cloud.cli.output import DURATION, emit, home_option, json_option, plain, table
+from fieldloop_cloud.fleet.rollout import Rollout, RolloutState
+from fieldloop_cloud.fleet.store import Store
+from fieldloop_cloud.release.home import Home
+from fieldloop_cloud.release.provision import provisioned
+from fieldloop_cloud.release.releases import resolve
+
+
+@click.group("rollout")
+def rollout_group() -> None:
+    """Bring a release to the fleet: one device first, then all."""
+
+
+@rollout_group.command("start")
+@click.argument("bundle")
+@click.option("--device", "devices", multiple=True, help="Only this device; may be repeated.")
+@click.option("--canary", type=int, default=1, show_default=True, help="Devices that go first.")
+@click.option(
+    "--deadline", type=DURATION, default="1h", show_default=True, help="Time for each device."
+)
+@click.option(
+    "--min-predictions",
+    type=click.IntRange(min=1),
+    default=HealthPolicy().min_predictions,
+    show_default=True,
+    help="Answers that a model on trial must give before it is committed.",
+)
+@home_option
+@json_option
+def start(
+    *,
+    bundle: str,
+    devices: tuple[str, ...],
+    canary: int,
+    deadline: float,
+    min_predictions: int,
+    home: Home,
+    as_json: bool,
+) -> None:
+    """Begin a rollout of BUNDLE (a file, or the first digits of a release's hash).
+
+    `fieldloop serve` carries it out; without --device it goes to every provisioned device of the
+    bundle's classes.
+    """
+    content = resolve(home.opened(), bundle)
+    classes = content.manifest.device_classes
+    known = provisioned(home)
+    chosen = list(devices) or [name for name, kind in known.items() if kind in classes]
+    unfit = [name for name in chosen if known.get(name) not in classes]
+    if unfit:
+        raise CompatibilityError(
+            f"the bundle is for {', '.join(classes)}; {', '.join(unfit)} is not provisioned as one",
+            where=content.manifest.name,
+            advice="Choose other devices, or build a bundle for their class.",
+        )
+    path = home.release_file(content.sha256)
+    with Store(home.store_file) as store:
+        state = Rollout(store).start(
+            _Release(content.sha256, path.stat().st_size),
+            chosen,
+            url=home.release_url(content.sha256),
+            canary=canary,
+            deadline_s=deadline,
+            health=HealthPolicy(min_predictions=min_predictions),
+        )
+    _emit(state, as_json=as_json)
+
+
+class _Release:
+    """Hash and size of a published bundle."""
+
+    def __init__(self, sha256: str, size_bytes: int) -> None:
+        self.sha256 = sha256
+        self.size_bytes = size_bytes
+
+
+@rollout_group.command("status")
+@home_option
+@json_option
+def status(*, home: Home, as_json: bool) -> None:
+    """Show where the newest rollout stands."""
+    with Store(home.opened().store_file) as store:
+        _emit(Rollout(store).status(), as_json=as_json)
+
+
+@rollout_group.command("pause")
+@click.option("--reason", default="paused by hand", help="Kept with the rollout.")
+@home_option
+@json_option
+def pause(*, reason: str, home: Home, as_json: bool) -> None:
+    """Ask no further device; those that were asked go on."""
+    with Store(home.opened().store_file) as store:
+        _emit(Rollout(store).pause(reason), as_json=as_json)
+
+
+@rollout_group.command("resume")
+@home_option
+@json_option
+def resume(*, home: Home, as_json: bool) -> None:
+    """Go on; devices that failed are asked again."""
+    with Store(home.opened().store_file) as store:
+        _emit(Rollout(store).resume(), as_json=as_json)
+
+
+@rollout_group.command("abort")
+@click.option("--reason", default="aborted by hand", help="Kept with the rollout.")
+@home_option
+@json_option
+def abort(*, reason: str, home: Home, as_json: bool) -> None:
+    """End it; devices keep what they run."""
+    with Store(home.opened().store_file) as store:
+        _emit(Rollout(store).abort(reason), as_json=as_json)
+
+
+def _emit(state: RolloutState, *, as_json: bool) -> None:
+    result: dict[str, Any] = plain(state)
+
+    def text(console: Console) -> None:
+        console.print(
+            f"rollout {state.rollout_id} of {state.sha256[:16]}: {state.stage}"
+            + (f", {state.reason}" if state.reason else ""),
+            markup=False,
+        )
+        rows = [
+            (name, item.state, item.ver or None, item.reason)
+            for name, item in state.devices.items()
+        ]
+        console.print(table("devices", ("device", "state", "desired ver", "reason"), rows))
+
+    emit(result, as_json=as_json, text=text)

@@ -1,0 +1,171 @@
+"""`fieldloop train`: from data to a run."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from fieldloop.errors import ConfigError
+from fieldloop_cloud.cli.output import (
+    DURATION,
+    Command,
+    emit,
+    json_option,
+    plain,
+    progress_bar,
+    table,
+)
+from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.train.run import Run
+
+
+def data_options(command: Command) -> Command:
+    """Add the options that say how a data set is read."""
+    options = [
+        click.option("--target", help="The target column of a table."),
+        click.option(
+            "--task",
+            type=click.Choice(["classification", "regression"]),
+            help="What is predicted, where the target leaves it open.",
+        ),
+        click.option("--drop", multiple=True, help="A column to leave out; may be repeated."),
+        click.option(
+            "--categorical", multiple=True, help="A numeric column whose numbers are categories."
+        ),
+        click.option(
+            "--image-size", type=(int, int), help="Height and width that images are resized to."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("train")
+@click.argument("data")
+@data_options
+@click.option("--device", default="x86", show_default=True, help="Target: a name or a .toml file.")
+@click.option("--budget", type=DURATION, default="10m", show_default=True, help="Training time.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of split and training.")
+@click.option(
+    "--candidate", "candidates", multiple=True, help="Only this model family; may be repeated."
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Directory for the run, for example runs/pump.",
+)
+@json_option
+def train_command(
+    *,
+    data: str,
+    device: str,
+    budget: float,
+    seed: int,
+    candidates: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    **source: object,
+) -> None:
+    """Train, compile and measure candidates on DATA and choose one for a device.
+
+    DATA is a .csv, .parquet or .npz file, a folder with one sub-folder of images per class, or
+    sklearn:NAME (digits, iris, wine, breast_cancer, diabetes).
+    """
+    from fieldloop_cloud.train.trainer import train  # noqa: PLC0415 - scikit-learn is slow to load
+
+    check_new_run(out)
+    dataset = load_data(data, **source)
+    with progress_bar("train") as progress:
+        run = train(
+            dataset,
+            device=device,
+            budget_s=budget,
+            seed=seed,
+            out=out,
+            candidates=candidates or None,
+            progress=progress,
+        )
+    emit(run_summary(run), as_json=as_json, text=lambda console: show_run(run, console))
+
+
+def load_data(source: str, **options: object) -> Dataset:
+    """Load a data set with the options of `data_options`."""
+    return Dataset.load(source, **options)  # type: ignore[arg-type] # click has checked the types
+
+
+def check_new_run(out: Path) -> None:
+    """Refuse to write a run over another one, before anything is trained.
+
+    Raises:
+        ConfigError: There is something already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            "there is something at the output already",
+            where=str(out),
+            advice="Name a new directory with --out, or remove this one.",
+        )
+
+
+def run_summary(run: Run) -> dict[str, object]:
+    """Return a run as plain data, without flatbuffers."""
+    return {
+        "run": plain(run.path),
+        "report": plain(run.report),
+        "chosen": run.chosen.name,
+        "why": run.why,
+        "metric": run.metric,
+        "device": run.device,
+        "test": {precision: plain(list(found)) for precision, found in run.test.items()},
+        "front": [
+            {
+                "name": item.name,
+                "score": item.score,
+                "score_low": item.score_low,
+                "score_high": item.score_high,
+                "size_bytes": item.size_bytes,
+                "latency_p50_ms": item.latency_p50_ms,
+                "latency_p90_ms": item.latency_p90_ms,
+                "train_s": item.train_s,
+                "gate": plain(item.gate),
+                "over_budget": item.over_budget,
+            }
+            for item in run.front
+        ],
+        "skipped": [plain(item) for item in run.skipped],
+        "notes": list(run.notes),
+        "elapsed_s": run.elapsed_s,
+    }
+
+
+def show_run(run: Run, console: Console) -> None:
+    """Print the front, the choice and the test score."""
+    rows = [
+        (
+            ("→ " if item.name == run.chosen.name else "") + item.name,
+            f"{item.score:.4f} [{item.score_low:.4f}, {item.score_high:.4f}]",
+            item.size_bytes,
+            item.latency_p50_ms,
+            item.latency_p90_ms,
+            item.train_s,
+            item.over_budget or item.gate.verdict,
+        )
+        for item in run.front
+    ]
+    columns = ("variant", f"{run.metric} (95 %)", "bytes", "p50 ms", "p90 ms", "train s", "gate")
+    console.print(table(f"{run.data} on {run.device}", columns, rows))
+    for item in run.skipped:
+        console.print(f"left out {item.name}: {item.reason}", markup=False)
+    for text in run.notes:
+        console.print(f"note: {text}", markup=False)
+    console.print(f"chosen {run.chosen.name}: {run.why}", markup=False)
+    for found in run.test.get(run.chosen.precision, ()):
+        console.print(
+            f"sealed test: {found.metric} {found.value:.4f} "
+            f"[{found.low:.4f}, {found.high:.4f}] on {found.row_count} rows",
+            markup=False,
+        )
+    console.print(f"run: {run.path}\nreport: {run.report}", markup=False)

@@ -57,6 +57,8 @@ class LoopSettings:
         seed: Of everything that is drawn.
         home_share: Share of the rows that is known at home; the rest is the field.
         train_budget_s: Time for each training.
+        epsilon: Largest loss of accuracy that a quantized variant may show; the few hundred
+            validation rows could not prove a smaller one.
         rows_per_s: Inputs a second, over all devices.
         window_s: Length of a telemetry window.
         sample_rate: Share of inputs that devices send home at random for labelling.
@@ -68,6 +70,7 @@ class LoopSettings:
     seed: int = 0
     home_share: float = 0.5
     train_budget_s: float = 60.0
+    epsilon: float = 0.02
     rows_per_s: float = 30.0
     window_s: float = 1.0
     sample_rate: float = 0.6
@@ -172,7 +175,6 @@ def run_loop(
             name=MODEL_NAME,
             home=home,
             parent_sha256=first.sha256,
-            evidence=second.evidence,
         )
         rollout = test.roll_out(release, field.under)
         test.live_through(field.after, "after redeployment", second.challenger, release)
@@ -216,6 +218,7 @@ def _train(at_home: Dataset, settings: LoopSettings, out: Path, progress: Progre
         budget_s=settings.train_budget_s,
         seed=settings.seed,
         out=out,
+        epsilon=settings.epsilon,
         progress=progress,
     )
 

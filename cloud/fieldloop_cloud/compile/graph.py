@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from fieldloop.errors import UnsupportedError
 from fieldloop_cloud.compile.flatbuffer import TENSOR_TYPES, Model
 from fieldloop_cloud.compile.ops import Ops
+from fieldloop_cloud.compile.runtimes import min_runtime
 from fieldloop_cloud.compile.tensor import Operand, Tensor
-from fieldloop_cloud.compile.versions import min_runtime, version_for
+from fieldloop_cloud.compile.versions import version_for
 
 DESCRIPTION = "fieldloop"
 

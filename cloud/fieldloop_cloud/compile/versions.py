@@ -5,7 +5,7 @@ builder always asks for the lowest version that covers the types in use, so that
 oldest runtime that can compute them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fieldloop_cloud.compile.tensor import Tensor
 
@@ -75,12 +75,6 @@ def version_for(
     if op in {"FILL", "RANGE"}:
         dtypes = [results[0][1]]
     return max(at_least, _LOWEST.get(op, 1), *(table.get(dtype, 1) for dtype in dtypes))
-
-
-def min_runtime(op_versions: Mapping[str, int]) -> str:
-    """Return the first TFLite runtime that has every op at its version."""
-    del op_versions
-    return "2.14.0"
 
 
 def _key(version: str) -> tuple[int, ...]:

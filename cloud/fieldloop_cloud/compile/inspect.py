@@ -1,0 +1,124 @@
+"""Read from a flatbuffer what it needs: ops with their versions, tensors, and the oldest runtime.
+
+Nothing is run; the bytes are parsed with LiteRT's schema. Works for any .tflite file.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from fieldloop.errors import UnsupportedError
+from fieldloop.signature import TensorSpec
+from fieldloop_cloud.compile.runtimes import min_runtime
+
+FILE_IDENTIFIER = b"TFL3"
+
+_OP_NAMES = {
+    code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
+}
+_DTYPES = {
+    code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a flatbuffer says about itself.
+
+    Attributes:
+        op_versions: Highest version used of each builtin op.
+        op_counts: How often each op (custom ones under their own name) stands in the graphs.
+        custom_ops: Names of ops that no runtime has built in; `Flex…` are TensorFlow's.
+        min_runtime: First TFLite version that has every builtin op at its version.
+        size_bytes: Of the flatbuffer.
+        weight_bytes: Of its constant buffers.
+        inputs: Input tensors of the main graph.
+        outputs: Output tensors of the main graph.
+    """
+
+    op_versions: Mapping[str, int]
+    op_counts: Mapping[str, int]
+    custom_ops: tuple[str, ...]
+    min_runtime: str
+    size_bytes: int
+    weight_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def inspect(tflite: bytes) -> ModelFacts:
+    """Read a flatbuffer.
+
+    Raises:
+        UnsupportedError: The bytes are no TFLite model, or no known runtime has one of its ops.
+    """
+    model = _parsed(tflite)
+    graphs = model.subgraphs or []
+    if not graphs:
+        raise UnsupportedError("the model has no graph", advice="Compile it again.")
+    versions: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    custom: set[str] = set()
+    for operator in (operator for graph in graphs for operator in graph.operators or []):
+        code = model.operatorCodes[operator.opcodeIndex]
+        name = _op_name(code)
+        counts[name] = counts.get(name, 0) + 1
+        if code.customCode is not None:
+            custom.add(name)
+        else:
+            versions[name] = max(versions.get(name, 0), code.version)
+    main = graphs[0]
+    return ModelFacts(
+        op_versions=dict(sorted(versions.items())),
+        op_counts=dict(sorted(counts.items())),
+        custom_ops=tuple(sorted(custom)),
+        min_runtime=min_runtime(versions),
+        size_bytes=len(tflite),
+        weight_bytes=sum(len(b.data) for b in model.buffers or [] if b.data is not None),
+        inputs=tuple(_spec(main.tensors[index]) for index in main.inputs),
+        outputs=tuple(_spec(main.tensors[index]) for index in main.outputs),
+    )
+
+
+def _parsed(tflite: bytes) -> Any:
+    if tflite[4:8] != FILE_IDENTIFIER:
+        raise UnsupportedError(
+            "these bytes are no TFLite model", advice="Give a .tflite file or a .flb bundle."
+        )
+    try:
+        return schema.ModelT.InitFromPackedBuf(tflite, 0)
+    except (struct.error, IndexError, ValueError, TypeError, UnicodeDecodeError) as error:
+        raise UnsupportedError(
+            "the TFLite model is damaged", advice="Compile or copy it again."
+        ) from error
+
+
+def _op_name(code: Any) -> str:
+    if code.customCode is not None:
+        return bytes(code.customCode).decode()
+    # Files of before 2021 have the code in the deprecated one-byte field only.
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    name: str = _OP_NAMES.get(number, f"BUILTIN_{number}")
+    return name
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    quantization = tensor.quantization
+    scale = _numbers(quantization.scale) if quantization is not None else []
+    zero_point = _numbers(quantization.zeroPoint) if quantization is not None else []
+    return TensorSpec(
+        name=(tensor.name or b"").decode(),
+        shape=tuple(int(size) for size in _numbers(shape)),
+        dtype=_DTYPES[tensor.type],
+        scale=tuple(float(value) for value in scale),
+        zero_point=tuple(int(value) for value in zero_point),
+    )
+
+
+def _numbers(value: Any) -> list[Any]:
+    return [] if value is None else list(np.asarray(value).ravel())

@@ -1,23 +1,17 @@
-"""Keras to TFLite: the conversion in a killable process, and the proof that nothing was lost.
-
-The converter can abort the whole process (LLVM ERROR); then only the precision it was working on
-is lost, with a typed reason, and the others are converted by a fresh process.
-"""
+"""Keras to TFLite: the conversion in a killable process, and the proof that nothing was lost."""
 
 import math
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.codec import Codec, dequantize
-from fieldloop.errors import DataError, GateError, ModelRuntimeError, UnsupportedError
+from fieldloop.errors import DataError, GateError, UnsupportedError
 from fieldloop.interpreter import open_engine
 from fieldloop.manifest import Precision
 from fieldloop.signature import (
@@ -30,15 +24,8 @@ from fieldloop.signature import (
     TensorSpec,
 )
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
-from fieldloop_cloud.compile.keras_worker import ConvertJob
-from fieldloop_cloud.compile.worker import (
-    Progress,
-    WorkerEnd,
-    last_line,
-    quiet,
-    run_worker,
-    write_atomically,
-)
+from fieldloop_cloud.compile.conversion import WORKER, collect, failure, write_job
+from fieldloop_cloud.compile.worker import Progress, last_line, quiet, run_worker
 
 CONVERT_TIMEOUT_S = 600.0
 
@@ -47,14 +34,6 @@ LIMITS: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-2}
 The integer precisions deviate by design; the accuracy gate judges them (`compile.quantize`)."""
 
 _SUM_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """Flatbuffers by precision, and the reasons of those that failed."""
-
-    models: dict[Precision, bytes]
-    failures: dict[Precision, str]
 
 
 def compile_keras(
@@ -95,11 +74,11 @@ def compile_keras(
         name = _save(model, job, rows)
         np.save(job / "probes.npy", rows)
         np.save(job / "calibration.npy", rows if calibration is None else calibration)
-        _write_job(job, name, (precision,))
-        end = run_worker(_WORKER, job, timeout_s=timeout_s, progress=progress)
+        write_job(job, name, (precision,))
+        end = run_worker(WORKER, job, timeout_s=timeout_s, progress=progress)
         converted = collect(job, (precision,), first=end, timeout_s=timeout_s, progress=progress)
         if precision not in converted.models:
-            raise _failure(converted.failures[precision], precision)
+            raise failure(converted.failures[precision], precision)
         answers = np.load(job / "answers.npy", allow_pickle=False)
     finally:
         shutil.rmtree(job, ignore_errors=True)
@@ -112,46 +91,6 @@ def compile_keras(
         features=features,
         image=image,
     )
-
-
-def collect(
-    job: Path,
-    precisions: tuple[Precision, ...],
-    *,
-    first: WorkerEnd,
-    timeout_s: float,
-    progress: Progress = quiet,
-) -> Converted:
-    """Gather what a worker converted; restart it for what an abort left undone.
-
-    Args:
-        job: The job's directory, with `model.keras` or `saved_model`.
-        precisions: What was asked for, in the worker's order.
-        first: How the worker ended.
-        timeout_s: Limit for each further process.
-        progress: Receives their reports.
-    """
-    end = first
-    while True:
-        models = {
-            p: path.read_bytes() for p in precisions if (path := job / f"{p}.tflite").exists()
-        }
-        failures = {
-            p: path.read_text(errors="replace")
-            for p in precisions
-            if (path := job / f"{p}.error").exists()
-        }
-        undone = tuple(p for p in precisions if p not in models and p not in failures)
-        if not undone:
-            return Converted(models, failures)
-        # The worker goes in order, so the first undone one is what it died of.
-        how = "ran out of time" if end.timed_out else "took its process down"
-        reason = f"the converter {how}: {last_line(end.tail)}"
-        write_atomically(job / f"{undone[0]}.error", reason.encode())
-        if len(undone) > 1:
-            saved = "model.keras" if (job / "model.keras").exists() else "saved_model"
-            _write_job(job, saved, undone[1:])
-            end = run_worker(_WORKER, job, timeout_s=timeout_s, progress=progress)
 
 
 def proven(
@@ -208,14 +147,6 @@ def proven(
     return Compiled(tflite, signature, evidence, precision)
 
 
-_WORKER = "fieldloop_cloud.compile.keras_worker"
-
-
-def _write_job(job: Path, model: str, precisions: tuple[Precision, ...]) -> None:
-    order = ConvertJob(model=model, precisions=precisions)
-    write_atomically(job / "job.json", msgspec.json.encode(order))
-
-
 def _save(model: Any, job: Path, rows: NDArray[np.float32]) -> str:
     """Put the model into the job's directory; a live one also answers the example here."""
     if isinstance(model, (str, Path)):
@@ -237,18 +168,6 @@ def _save(model: Any, job: Path, rows: NDArray[np.float32]) -> str:
             advice="Call it once on the example, with one input and one output.",
         ) from error
     return "saved_model"
-
-
-def _failure(reason: str, precision: Precision) -> UnsupportedError | ModelRuntimeError:
-    if reason.startswith("the converter "):
-        return ModelRuntimeError(
-            reason, where=precision, advice="Try another precision, or a simpler layer."
-        )
-    return UnsupportedError(
-        f"the model does not convert to builtin TFLite ops: {last_line(reason)}",
-        where=precision,
-        advice="Replace the named layer or op; Flex ops do not run on a device.",
-    )
 
 
 def _signature(

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.worker import die_with_parent, report, write_atomically
 
+UNLOADABLE = "cannot be loaded"
+"""How the `.error` of a model that Keras does not load begins."""
+
 
 class ConvertJob(msgspec.Struct, frozen=True, kw_only=True):
     """What `job.json` says.
@@ -104,7 +107,12 @@ def main(job: Path) -> None:
         return
     import keras  # noqa: PLC0415 - only workers import Keras
 
-    model = keras.models.load_model(source, compile=False, safe_mode=True)
+    try:
+        model = keras.models.load_model(source, compile=False, safe_mode=True)
+    except Exception as error:  # noqa: BLE001 - whatever Keras says of a file is for the parent
+        for precision in order.precisions:
+            write_atomically(job / f"{precision}.error", f"{UNLOADABLE}: {error}".encode())
+        return
     probes = job / "probes.npy"
     if probes.exists():
         answers = model.predict(np.load(probes, allow_pickle=False), verbose=0)

@@ -127,7 +127,9 @@ def die_with_parent() -> None:
     """End this worker as soon as its parent is gone, however that came about."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # The raw descriptor: a thread inside sys.stdin would hold its lock at shutdown.
+        while os.read(0, 1):
+            pass
         os._exit(3)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fieldloop.errors import GateError, ModelRuntimeError
 from fieldloop.manifest import Precision
-from fieldloop_cloud.compile.keras import Converted, collect
+from fieldloop_cloud.compile.conversion import Converted, collect
 from fieldloop_cloud.compile.worker import Progress, quiet, run_worker
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.train.cnn import CnnPlan

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fieldloop.errors import GateError, ModelRuntimeError, UnsupportedError
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.compiled import Compiled
+from fieldloop_cloud.compile.inspect import inspect
 from fieldloop_cloud.compile.quantize import (
     Gate,
     calibration_sha256,
@@ -128,6 +129,7 @@ def _measured(
         latency_p90_ms=timed.p90_ms,
         train_s=trained.train_s,
         gate=gate,
+        min_runtime=inspect(compiled.tflite).min_runtime,
         calibration_sha256=calibration_sha256(trained.calibration) if is_calibrated else "",
     )
 

@@ -1,0 +1,115 @@
+"""The converter's process, seen from outside: what came back, and what it died of.
+
+The converter can abort the whole process (LLVM ERROR); then only the precision it was working on
+is lost, with a typed reason, and the others are converted by a fresh process.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from fieldloop.errors import ModelRuntimeError, UnsupportedError
+from fieldloop.manifest import Precision
+from fieldloop_cloud.compile.keras_worker import UNLOADABLE, ConvertJob
+from fieldloop_cloud.compile.worker import (
+    Progress,
+    WorkerEnd,
+    last_line,
+    quiet,
+    run_worker,
+    write_atomically,
+)
+
+WORKER = "fieldloop_cloud.compile.keras_worker"
+"""Module that converts; its argument is the job's directory."""
+
+_ABORTED = "the converter"
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """Flatbuffers by precision, and the reasons of those that failed."""
+
+    models: dict[Precision, bytes]
+    failures: dict[Precision, str]
+
+
+def write_job(job: Path, model: str, precisions: tuple[Precision, ...]) -> None:
+    """Write `job.json` for the worker."""
+    order = ConvertJob(model=model, precisions=precisions)
+    write_atomically(job / "job.json", msgspec.json.encode(order))
+
+
+def collect(
+    job: Path,
+    precisions: tuple[Precision, ...],
+    *,
+    first: WorkerEnd,
+    timeout_s: float,
+    progress: Progress = quiet,
+) -> Converted:
+    """Gather what a worker converted; restart it for what an abort left undone.
+
+    Args:
+        job: The job's directory, with `model.keras` or `saved_model`.
+        precisions: What was asked for, in the worker's order.
+        first: How the worker ended.
+        timeout_s: Limit for each further process.
+        progress: Receives their reports.
+    """
+    end = first
+    while True:
+        models = {
+            p: path.read_bytes() for p in precisions if (path := job / f"{p}.tflite").exists()
+        }
+        failures = {
+            p: path.read_text(errors="replace")
+            for p in precisions
+            if (path := job / f"{p}.error").exists()
+        }
+        undone = tuple(p for p in precisions if p not in models and p not in failures)
+        if not undone:
+            return Converted(models, failures)
+        # The worker goes in order, so the first undone one is what it died of.
+        how = "ran out of time" if end.timed_out else "took its process down"
+        reason = f"{_ABORTED} {how}: {last_line(end.tail)}"
+        write_atomically(job / f"{undone[0]}.error", reason.encode())
+        if len(undone) > 1:
+            saved = "model.keras" if (job / "model.keras").exists() else "saved_model"
+            write_job(job, saved, undone[1:])
+            end = run_worker(WORKER, job, timeout_s=timeout_s, progress=progress)
+
+
+def failure(reason: str, precision: Precision) -> UnsupportedError | ModelRuntimeError:
+    """Return the error for a conversion that failed."""
+    if reason.startswith(_ABORTED):
+        return ModelRuntimeError(
+            reason, where=precision, advice="Try another precision, or a simpler layer."
+        )
+    if reason.startswith(UNLOADABLE):
+        return UnsupportedError(
+            f"the saved model {UNLOADABLE}: {last_line(reason.removeprefix(UNLOADABLE + ': '))}",
+            where="compile_keras",
+            advice="Use layers that Keras loads in safe mode, or give the live model.",
+        )
+    return UnsupportedError(
+        f"the model does not convert to builtin TFLite ops: {_blamed(reason)}",
+        where=precision,
+        advice="Replace the named layer or op; what is not builtin does not run on a device.",
+    )
+
+
+_FOREIGN_OPS = re.compile(r"^(?:Custom|TF Select|Flex) ops: (.+)$", re.MULTILINE)
+_LAYER = re.compile(r'"(\w+):", "([^"@]+)@')
+
+
+def _blamed(reason: str) -> str:
+    """Name the op and the layer in the converter's long report, else give its first line."""
+    foreign = _FOREIGN_OPS.search(reason)
+    if foreign is None:
+        return " ".join(reason.split("\n", maxsplit=1)[0].split())[:300]
+    places = dict(reversed(_LAYER.findall(reason)))
+    named = [f"{op} (in {places[op]})" if op in places else op for op in foreign[1].split(", ")]
+    return f"it needs {', '.join(named)}"

@@ -100,7 +100,8 @@ def _show(result: LoopResult, report: Path, console: Console) -> None:
     console.print(table(f"messages over {record.broker}", columns_, counts))
     for sentence in (
         result.second.gate.sentence,
-        f"rollout {result.rollout.stage}, {record.lost} messages lost, {result.elapsed_s:.0f} s in all",
+        f"rollout {result.rollout.stage}, {record.lost} messages lost",
+        f"{result.elapsed_s:.0f} s in all",
         f"report: {report}",
     ):
         console.print(sentence, markup=False)

@@ -20,6 +20,7 @@ from fieldloop_cloud.fleet.estimate import EstimatedAccuracy, estimated_accuracy
 from fieldloop_cloud.fleet.records import DeviceCounts
 from fieldloop_cloud.fleet.rollout import RolloutState
 from fieldloop_cloud.fleet.server import Server
+from fieldloop_cloud.fleet.simulate import DeviceProcess
 from fieldloop_cloud.fleet.traffic import Batch, Traffic
 from fieldloop_cloud.release.builder import BundleFile
 from fieldloop_cloud.train.metrics import Estimate
@@ -96,7 +97,6 @@ class FieldTest:
         self.record = FieldRecord(broker=server.broker.kind if server.broker else "external")
         self._server = server
         self._traffic = traffic
-        self._window_s = window_s
         self._progress = progress
         self._policy = DriftPolicy(period_s=3.0 * window_s)
         self._started = time.monotonic()
@@ -219,17 +219,21 @@ class FieldTest:
         Raises:
             NotConnectedError: It does not arrive.
         """
-        # A status of later than the window under way says that this window was sent, too.
-        settled_ms = (time.time() + 2 * self._window_s) * 1000
+        _wait(
+            lambda: all(self._is_settled(device) for device in self._traffic.devices),
+            "the telemetry",
+        )
 
-        def is_settled() -> bool:
-            statuses = [device.status() for device in self._traffic.devices]
-            return all(
-                status and status["updated_wall_ms"] > settled_ms and not status["outbox_count"]
-                for status in statuses
-            ) and not any(item.missing for item in self._server.store.counts())
-
-        _wait(is_settled, "the telemetry")
+    def _is_settled(self, device: DeviceProcess) -> bool:
+        """Whether home has stored every answer of the device's present life."""
+        status = device.status()
+        if not status or status["outbox_count"] or status["prediction_count"] < device.answer_count:
+            return False
+        store = self._server.store
+        windows = [item.window for item in store.windows(device=device.name)]
+        stored = sum(w.prediction_count for w in windows if w.boot == status["boot"])
+        missing = any(item.missing for item in store.counts() if item.device == device.name)
+        return stored >= device.answer_count and not missing
 
     def _faults(self, row_count: int) -> Iterator[None]:
         """Break things while inputs go on: the broker for a while, one device's power."""

@@ -80,6 +80,10 @@ class DeviceProcess:
         root: The device's root directory, provisioned and flashed.
         name: For messages; the device id.
 
+    Attributes:
+        answers: By row id, of all its lives.
+        answer_count: Answers of the present life.
+
     Example:
         with DeviceProcess(root, name="pi-1") as device:
             device.feed([("row-1", [5.1, 3.5, 1.4, 0.2])])
@@ -90,6 +94,7 @@ class DeviceProcess:
         self.root = root
         self.name = name
         self.answers: dict[str, dict[str, Any]] = {}
+        self.answer_count = 0
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -113,6 +118,7 @@ class DeviceProcess:
             EnvironmentFaultError: `fieldloop-device` is not installed beside this Python.
         """
         command = [_device_command(), "run", "--root", str(self.root), "--source", "stdin"]
+        self.answer_count = 0
         log = (self.root / "log.txt").open("a", encoding="utf-8")
         with log:
             self._process = subprocess.Popen(
@@ -223,6 +229,7 @@ class DeviceProcess:
                 continue
             with self._changed:
                 self.answers[str(answer.get("id"))] = answer
+                self.answer_count += 1
                 self._changed.notify_all()
 
 

@@ -243,6 +243,8 @@ def _read(message: Message, received_ms: int, batch: _Batch) -> None:
             )
         )
         batch.acknowledge[device, numbered.boot].append(numbered.seq)
+    elif channel in {"status", "rep"} and not message.payload:
+        pass  # somebody has cleared what was retained
     elif channel == "status":
         batch.states.append((device, wire.decode(Presence, message.payload), received_ms))
     elif channel == "rep":

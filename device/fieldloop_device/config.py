@@ -5,10 +5,10 @@ from pathlib import Path
 
 import msgspec
 
+from fieldloop.backends import choose_backend
 from fieldloop.device_root import DeviceRoot
 from fieldloop.errors import ConfigError, DataError
 from fieldloop.integrity import PublicKey, TrustPolicy
-from fieldloop.interpreter import choose_backend
 from fieldloop.topics import checked_device_id
 
 

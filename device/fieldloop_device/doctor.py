@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fieldloop.backends import available_backends, choose_backend
 from fieldloop.clock import SystemClock
 from fieldloop.device_root import DeviceRoot, read_active
 from fieldloop.errors import ConfigError, EnvironmentFaultError, FieldloopError, NotConnectedError
-from fieldloop.interpreter import available_backends, choose_backend
 from fieldloop_device.config import DeviceConfig, load_config
 from fieldloop_device.connection import mqtt_settings
 from fieldloop_device.outbox import read_only_counts

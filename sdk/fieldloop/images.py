@@ -82,8 +82,11 @@ class ImageEncoder:
         pixels = _with_channels(pixels, spec.channels)
         if pixels.shape != self._shape:
             pixels = resize(pixels, spec)
-        if spec.scale != 1.0 or spec.offset != 0.0:
-            pixels = pixels * np.float32(spec.scale) + np.float32(spec.offset)
+        # In place: the pixels are a copy already, and another one costs more than the arithmetic.
+        if spec.scale != 1.0:
+            pixels *= np.float32(spec.scale)
+        if spec.offset != 0.0:
+            pixels += np.float32(spec.offset)
         return pixels
 
     def _pixels(self, raw: object, where: str) -> NDArray[np.float32]:

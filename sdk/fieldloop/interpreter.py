@@ -9,7 +9,6 @@ An engine takes verified *bytes*: a file is memory-mapped and may change under i
 """
 
 import importlib
-import importlib.util
 import os
 import re
 import threading
@@ -21,6 +20,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop.backends import BackendInfo, choose_backend, install_command
 from fieldloop.errors import (
     CompatibilityError,
     ConfigError,
@@ -29,18 +29,15 @@ from fieldloop.errors import (
     SignatureError,
 )
 
-BACKEND_VARIABLE = "FIELDLOOP_BACKEND"
-"""Environment variable that names the backend to use."""
-
 TFLITE_IDENTIFIER = b"TFL3"
 """The flatbuffer's file identifier, bytes 4 to 8."""
 
 _MODULES = {
-    "tflite-runtime": ("tflite_runtime", "tflite_runtime.interpreter"),
-    "ai-edge-litert": ("ai_edge_litert", "ai_edge_litert.interpreter"),
-    "tensorflow": ("tensorflow", "tensorflow.lite.python.interpreter"),
+    "tflite-runtime": "tflite_runtime.interpreter",
+    "ai-edge-litert": "ai_edge_litert.interpreter",
+    "tensorflow": "tensorflow.lite.python.interpreter",
 }
-"""Backends in the order of preference: tflite-runtime is only there if somebody asked for it."""
+"""Where each backend keeps the `Interpreter` class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +53,6 @@ class TensorInfo:
     name: str
     shape: tuple[int, ...]
     dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class BackendInfo:
-    """A runtime on this machine.
-
-    Attributes:
-        name: `ai-edge-litert`, `tflite-runtime` or `tensorflow`.
-        version: Installed version; empty if it is not installed.
-        usable: Whether a model can be opened with it.
-        reason: Why not; empty if it is usable.
-        remedy: What to do about it.
-    """
-
-    name: str
-    version: str
-    usable: bool
-    reason: str = ""
-    remedy: str = ""
-
-    @property
-    def tflite_version(self) -> str | None:
-        """Version to compare a bundle's `min_runtime` with; None: newer than any (LiteRT)."""
-        return None if self.name == "ai-edge-litert" else self.version
 
 
 class Engine(Protocol):
@@ -110,35 +83,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the model; closing twice is allowed."""
-
-
-def available_backends() -> tuple[BackendInfo, ...]:
-    """Describe every backend, the preferred one first; imports none of them."""
-    return tuple(_describe(name) for name in _MODULES)
-
-
-def choose_backend(name: str | None = None) -> BackendInfo:
-    """Return the backend that `open_engine` would use.
-
-    Args:
-        name: A backend's name; None for the environment variable `FIELDLOOP_BACKEND` or, without
-            it, the first usable one of `available_backends`.
-
-    Raises:
-        ConfigError: No backend has this name.
-        EnvironmentFaultError: It is not installed or cannot work here.
-    """
-    wanted = name or os.environ.get(BACKEND_VARIABLE) or None
-    if wanted is None:
-        return _first_usable()
-    if wanted not in _MODULES:
-        raise ConfigError(
-            f"there is no backend called '{wanted}'", advice=f"Use one of {', '.join(_MODULES)}."
-        )
-    backend = _describe(wanted)
-    if not backend.usable:
-        raise EnvironmentFaultError(backend.reason, where=wanted, advice=backend.remedy)
-    return backend
 
 
 def open_engine(model: bytes, *, backend: str | None = None, num_threads: int = 1) -> Engine:
@@ -172,59 +116,6 @@ def _core_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _first_usable() -> BackendInfo:
-    backends = available_backends()
-    for backend in backends:
-        if backend.usable:
-            return backend
-    broken = next((backend for backend in backends if backend.version), None)
-    if broken is not None:
-        raise EnvironmentFaultError(broken.reason, where=broken.name, advice=broken.remedy)
-    raise EnvironmentFaultError(
-        "no TFLite runtime is installed",
-        advice="Install ai-edge-litert, or on 32-bit ARM fieldloop-device[tflite].",
-    )
-
-
-def _describe(name: str) -> BackendInfo:
-    package = _MODULES[name][0]
-    if importlib.util.find_spec(package) is None:
-        return BackendInfo(
-            name, "", usable=False, reason=f"{name} is not installed", remedy=_install(name)
-        )
-    version = _version(name, package)
-    if name == "tflite-runtime" and int(np.__version__.partition(".")[0]) >= 2:  # noqa: PLR2004 - NumPy 2 broke the binary interface
-        return BackendInfo(
-            name,
-            version,
-            usable=False,
-            reason=f"{name} {version} cannot work with NumPy {np.__version__}",
-            remedy="Run: pip install 'numpy<2', or install ai-edge-litert instead.",
-        )
-    return BackendInfo(name, version, usable=True)
-
-
-def _install(name: str) -> str:
-    extra = {
-        "tflite-runtime": "'fieldloop-device[tflite]'",
-        "tensorflow": "'fieldloop-cloud[deep]'",
-    }
-    return f"Run: pip install {extra.get(name, name)}."
-
-
-def _version(name: str, package: str) -> str:
-    # TensorFlow takes seconds to import; the small runtimes take less than importlib.metadata.
-    if name != "tensorflow":
-        version = getattr(importlib.import_module(package), "__version__", None)
-        if isinstance(version, str):
-            return version
-    metadata = importlib.import_module("importlib.metadata")
-    try:
-        return str(metadata.version(name))
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 class _InterpreterEngine:
@@ -374,7 +265,7 @@ def _tensor_info(details: dict[str, Any]) -> TensorInfo:
 
 def _construct(model: bytes, backend: BackendInfo, num_threads: int) -> Any:
     try:
-        module = importlib.import_module(_MODULES[backend.name][1])
+        module = importlib.import_module(_MODULES[backend.name])
         with warnings.catch_warnings():
             # TensorFlow announces here that its interpreter moves to LiteRT: that is us already.
             warnings.simplefilter("ignore")
@@ -383,7 +274,7 @@ def _construct(model: bytes, backend: BackendInfo, num_threads: int) -> Any:
     except ImportError as error:
         raise EnvironmentFaultError(
             f"{backend.name} {backend.version} cannot be imported: {error}",
-            advice=f"Install it again. {_install(backend.name)}",
+            advice=f"Install it again. {install_command(backend.name)}",
         ) from error
     except (RuntimeError, ValueError, SystemError) as error:
         raise _translate(error, f"{backend.name} {backend.version}") from error

@@ -95,7 +95,7 @@ def test_the_runtimes_are_the_ones_asked_for(litert, tflite):
     assert litert.packages()["numpy"].startswith("2.")
     assert tflite.packages()["tflite-runtime"] == "2.14.0"
     assert tflite.packages()["numpy"] == "1.26.4"
-    code = "from fieldloop.interpreter import choose_backend; print(choose_backend().name)"
+    code = "from fieldloop.backends import choose_backend; print(choose_backend().name)"
     assert litert.run("python", "-c", code).stdout.strip() == "ai-edge-litert"
     assert tflite.run("python", "-c", code).stdout.strip() == "tflite-runtime"
 

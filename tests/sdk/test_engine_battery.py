@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from support import engine_battery, runtimes, tiny_models
 
+from fieldloop.backends import available_backends
 from fieldloop.errors import ModelRuntimeError, SignatureError
-from fieldloop.interpreter import TensorInfo, available_backends, open_engine
+from fieldloop.interpreter import TensorInfo, open_engine
 from fieldloop.testing.engine import FakeEngine
 
 X = TensorInfo("x", (-1, 3), "float32")

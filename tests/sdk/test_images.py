@@ -79,6 +79,14 @@ def test_scale_and_offset_are_applied_last():
     np.testing.assert_allclose(encoded[0, :, :, 0], GREY / 127.5 - 1.0, atol=1e-6)
 
 
+def test_the_users_array_is_not_touched():
+    given = GREY.astype(np.float32)
+    before = given.copy()
+    codec(scale=0.5, offset=3.0).encode_row(given)
+    codec(scale=0.5, offset=3.0).encode_rows(given[np.newaxis])
+    np.testing.assert_array_equal(given, before)
+
+
 def test_files_are_brought_to_the_models_range():
     np.testing.assert_allclose(
         codec(max_value=16.0).encode_row(png(GREY))[0, :, :, 0], GREY / 255 * 16, atol=1e-4

@@ -10,14 +10,15 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from support import runtimes, tiny_models
 
-from fieldloop import interpreter
+from fieldloop import backends, interpreter
+from fieldloop.backends import available_backends, choose_backend
 from fieldloop.errors import (
     CompatibilityError,
     ConfigError,
     EnvironmentFaultError,
     ModelRuntimeError,
 )
-from fieldloop.interpreter import available_backends, choose_backend, open_engine
+from fieldloop.interpreter import open_engine
 
 MODEL = tiny_models.build("sum")
 
@@ -45,13 +46,13 @@ def installed(monkeypatch):
     """Pretend that exactly these backends are installed, beside this NumPy."""
 
     def pretend(*names, numpy="1.26.4"):
-        packages = {interpreter._MODULES[name][0] for name in names}
-        monkeypatch.delenv(interpreter.BACKEND_VARIABLE, raising=False)
+        packages = {backends._PACKAGES[name] for name in names}
+        monkeypatch.delenv(backends.BACKEND_VARIABLE, raising=False)
         monkeypatch.setattr(
-            interpreter.importlib.util, "find_spec", lambda name: name in packages or None
+            backends.importlib.util, "find_spec", lambda name: name in packages or None
         )
-        monkeypatch.setattr(interpreter, "_version", lambda _name, _package: "2.14.0")
-        monkeypatch.setattr(interpreter.np, "__version__", numpy)
+        monkeypatch.setattr(backends, "_version", lambda _name, _package: "2.14.0")
+        monkeypatch.setattr(backends.np, "__version__", numpy)
 
     return pretend
 
@@ -76,10 +77,10 @@ def test_an_argument_goes_before_the_variable_and_that_before_the_preference(
     installed, monkeypatch
 ):
     installed("tflite-runtime", "ai-edge-litert", "tensorflow")
-    monkeypatch.setenv(interpreter.BACKEND_VARIABLE, "ai-edge-litert")
+    monkeypatch.setenv(backends.BACKEND_VARIABLE, "ai-edge-litert")
     assert choose_backend().name == "ai-edge-litert"
     assert choose_backend("tensorflow").name == "tensorflow"
-    monkeypatch.setenv(interpreter.BACKEND_VARIABLE, "")
+    monkeypatch.setenv(backends.BACKEND_VARIABLE, "")
     assert choose_backend().name == "tflite-runtime"
 
 
@@ -104,7 +105,7 @@ def test_without_any_runtime_the_way_out_is_named(installed):
 def test_an_unknown_backend_is_refused_with_the_known_ones(monkeypatch):
     with pytest.raises(ConfigError, match="tflite-runtime, ai-edge-litert, tensorflow"):
         open_engine(MODEL, backend="onnx")
-    monkeypatch.setenv(interpreter.BACKEND_VARIABLE, "onnx")
+    monkeypatch.setenv(backends.BACKEND_VARIABLE, "onnx")
     with pytest.raises(ConfigError, match="onnx"):
         open_engine(MODEL)
 
@@ -177,7 +178,7 @@ def test_a_failing_invoke_is_an_error_and_the_engine_goes_on():
 def test_nothing_is_imported_before_an_engine_is_opened():
     code = (
         "import sys, fieldloop.interpreter, fieldloop.codec, fieldloop.bundle; "
-        "fieldloop.interpreter.available_backends(); "
+        "fieldloop.backends.available_backends(); "
         "print([name for name in ('tensorflow', 'PIL', 'paho', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run(

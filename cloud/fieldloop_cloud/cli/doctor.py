@@ -11,8 +11,8 @@ from typing import Literal
 import click
 from rich.console import Console
 
+from fieldloop.backends import available_backends
 from fieldloop.errors import EnvironmentFaultError, FieldloopError
-from fieldloop.interpreter import available_backends
 from fieldloop_cloud.cli.output import emit, home_option, json_option, table
 from fieldloop_cloud.fleet.broker import MosquittoBroker
 from fieldloop_cloud.release.home import Home

@@ -16,7 +16,7 @@ from fieldloop.device_root import DeviceRoot, write_active
 from fieldloop.histogram import Bins
 from fieldloop.integrity import SigningKey, TrustPolicy
 from fieldloop.interpreter import open_engine
-from fieldloop.manifest import GoldenSet, Lineage, Variant
+from fieldloop.manifest import GoldenSet, Lineage, Precision, Variant
 from fieldloop.profile import MonitoredQuantity, ReferenceProfile
 from fieldloop.signature import FeatureSpec, ImageSpec, Signature, TensorSpec
 from fieldloop.state import DesiredState, HealthPolicy
@@ -74,13 +74,15 @@ def dense_profile(names: Sequence[str] = FEATURES) -> ReferenceProfile:
     )
 
 
-def golden_set(model: bytes, *, width: int = 2, wrong_by: float = 0.0) -> GoldenSet:
+def golden_set(
+    model: bytes, *, width: int = 2, wrong_by: float = 0.0, precision: Precision = "float32"
+) -> GoldenSet:
     rows = np.random.default_rng(0).normal(size=(8, width)).astype(np.float32)
     engine = open_engine(model)
     outputs = engine.run([rows])
     engine.close()
     return GoldenSet(
-        precision="float32",
+        precision=precision,
         inputs=(to_blob(rows),),
         outputs=tuple(to_blob(output + np.float32(wrong_by)) for output in outputs),
         tolerance=1e-5,

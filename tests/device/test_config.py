@@ -1,9 +1,9 @@
 import pytest
+from tests.support.devices import KEY, OTHER_KEY, Device
 
 from fieldloop.errors import ConfigError
 from fieldloop_device.config import load_config, read_trust
 from fieldloop_device.connection import mqtt_settings
-from tests.support.devices import KEY, OTHER_KEY, Device
 
 BROKER = "[broker]\nhost = 'home'\nport = 1884\ntls = false\n"
 

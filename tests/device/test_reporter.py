@@ -2,6 +2,7 @@ import json
 
 import pytest
 from msgspec.structs import replace
+from tests.device.conftest import Cloud
 
 from fieldloop import wire
 from fieldloop.state import ReportedState
@@ -11,7 +12,6 @@ from fieldloop.testing.transport import InMemoryBroker, InMemoryTransport
 from fieldloop.topics import down, up
 from fieldloop_device.outbox import Outbox
 from fieldloop_device.reporter import ACK_TIMEOUT_MS, IN_FLIGHT_LIMIT, Reporter, death
-from tests.device.conftest import Cloud
 
 NOW = Clock(mono_ms=1, wall_ms=1)
 DEVICE = "pump-1"

@@ -6,19 +6,6 @@ import threading
 import msgspec
 import numpy as np
 import pytest
-
-from fieldloop.bundle import pack
-from fieldloop.errors import (
-    BundleError,
-    CompatibilityError,
-    ConfigError,
-    ModelRuntimeError,
-    SignatureError,
-    TrustError,
-)
-from fieldloop.integrity import TrustPolicy
-from fieldloop.manifest import Lineage, Variant
-from fieldloop_device.runtime import Measured, Runtime, read_measured
 from tests.support.devices import (
     KEY,
     OTHER_KEY,
@@ -32,6 +19,19 @@ from tests.support.devices import (
     sha256_hex,
     trust,
 )
+
+from fieldloop.bundle import pack
+from fieldloop.errors import (
+    BundleError,
+    CompatibilityError,
+    ConfigError,
+    ModelRuntimeError,
+    SignatureError,
+    TrustError,
+)
+from fieldloop.integrity import TrustPolicy
+from fieldloop.manifest import Lineage, Variant
+from fieldloop_device.runtime import Measured, Runtime, read_measured
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from tests.support.devices import dense_signature
 
 from fieldloop.codec import Codec, Prediction
 from fieldloop.signature import ImageSpec
 from fieldloop.telemetry import Clock
 from fieldloop_device.sampling import Sampler
-from tests.support.devices import dense_signature
 
 DAY = 86_400_000
 ROW = np.array([[1.0, 2.0]], dtype=np.float32)
@@ -116,8 +116,5 @@ def test_a_clock_is_read_only_when_something_may_be_chosen():
     sampler = make(random_rate=0.0)
     prediction = Prediction(label="good", confidence=0.99, outputs={})
     assert (
-        sampler.choose(
-            [1], ROW, prediction, sample_id=forbidden, model="m", now=forbidden
-        )
-        is None
+        sampler.choose([1], ROW, prediction, sample_id=forbidden, model="m", now=forbidden) is None
     )

@@ -2,6 +2,7 @@ import os
 import threading
 
 import pytest
+from tests.support.devices import Device, dense_model, golden_set, make_bundle, trust
 
 from fieldloop.bundle import from_blob, to_blob
 from fieldloop.errors import GateError
@@ -9,7 +10,6 @@ from fieldloop_device import selftest
 from fieldloop_device.config import load_config
 from fieldloop_device.runtime import Runtime
 from fieldloop_device.selftest import replay, run_in_child
-from tests.support.devices import Device, dense_model, golden_set, make_bundle, trust
 
 
 def child(device, slot="a", **options):

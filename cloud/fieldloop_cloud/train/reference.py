@@ -160,14 +160,14 @@ def golden_set(scored: Scored, validation: Dataset, *, seed: int) -> GoldenSet:
 
     Args:
         scored: The variant.
-        validation: Rows to draw from; classes take turns, so that every label is exercised.
+        validation: Rows to draw from; labels take turns, so that every answer is exercised.
         seed: Same rows and seed, same draw.
     """
     signature = scored.compiled.signature
     said = answers(scored.compiled.tflite, signature, validation.X)
     reals = [np.abs(output).max() for output in said.outputs if output.dtype.kind == "f"]
     tolerance = TOLERANCE[scored.precision] * max(1.0, *(float(real) for real in reals), 0.0)
-    rows = _spread(validation, _clear(said, TOLERANCE[scored.precision]), seed)
+    rows = _spread(said, _clear(said, TOLERANCE[scored.precision]), seed)
     encoded = rows_for(signature, validation.X[rows])
     golden = answers(scored.compiled.tflite, signature, encoded)
     return GoldenSet(
@@ -187,14 +187,14 @@ def _clear(said: Answers, tolerance: float) -> NDArray[np.bool_]:
     return clear
 
 
-def _spread(dataset: Dataset, clear: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
-    """Draw up to `GOLDEN_ROWS` row numbers, one class after the other, clear rows first."""
-    order = np.random.default_rng(seed).permutation(len(dataset))
+def _spread(said: Answers, clear: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Draw up to `GOLDEN_ROWS` row numbers, one label after the other, clear rows first."""
+    order = np.random.default_rng(seed).permutation(len(clear))
     order = order[np.argsort(~clear[order], kind="stable")]
-    if dataset.task == "classification":
-        y = dataset.y[order]
-        turn = np.empty(len(y), dtype=np.int64)
-        for index in np.unique(y):
-            turn[y == index] = np.arange((y == index).sum())
-        order = order[np.lexsort((y, turn))]
+    if said.predicted.dtype.kind == "i":
+        label = said.predicted[order]
+        turn = np.empty(len(label), dtype=np.int64)
+        for index in np.unique(label):
+            turn[label == index] = np.arange((label == index).sum())
+        order = order[np.lexsort((label, turn))]
     return np.sort(order[:GOLDEN_ROWS]).astype(np.int64)

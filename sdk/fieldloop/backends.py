@@ -48,7 +48,7 @@ class BackendInfo:
 
 
 def available_backends() -> tuple[BackendInfo, ...]:
-    """Describe every backend, the preferred one first; imports none of them."""
+    """Describe every backend, the preferred one first; never imports TensorFlow."""
     return tuple(_describe(name) for name in _PACKAGES)
 
 
@@ -77,10 +77,11 @@ def choose_backend(name: str | None = None) -> BackendInfo:
 
 
 def _first_usable() -> BackendInfo:
-    backends = available_backends()
-    for backend in backends:
-        if backend.usable:
-            return backend
+    backends = []
+    for name in _PACKAGES:
+        backends.append(_describe(name))
+        if backends[-1].usable:
+            return backends[-1]
     broken = next((backend for backend in backends if backend.version), None)
     if broken is not None:
         raise EnvironmentFaultError(broken.reason, where=broken.name, advice=broken.remedy)

@@ -93,7 +93,9 @@ def _image_statistics(images: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return mean, contrast, sharpness and the centre of brightness; images is (n, h, w)."""
     mean = images.mean(axis=(1, 2))
     contrast = images.std(axis=(1, 2))
-    sharpness = np.abs(np.diff(images, axis=2)).mean(axis=(1, 2)) if images.shape[2] > 1 else mean
+    # Root mean square: a blurred edge has the same sum of steps, but not of their squares.
+    steps = np.diff(images, axis=2)
+    sharpness = np.sqrt(np.square(steps).mean(axis=(1, 2))) if images.shape[2] > 1 else mean
     # Weights are lifted to be non-negative, so the centre lies inside the picture.
     weights = images - images.min(axis=(1, 2), keepdims=True)
     total = np.maximum(weights.sum(axis=(1, 2)), np.finfo(np.float64).tiny)

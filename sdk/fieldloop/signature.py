@@ -127,8 +127,9 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Return self after checking that the parts fit together.
 
         Raises:
-            SignatureError: Without inputs or outputs, with a name twice, with scales and zero
-                points that differ in number, or with both features and an image.
+            SignatureError: Without inputs or outputs, with a name, category or label twice, with
+                scales and zero points that differ in number, with both features and an image, or
+                with an image of no size.
         """
         if not self.inputs or not self.outputs:
             raise SignatureError(
@@ -140,6 +141,15 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 raise SignatureError(
                     f"names stand twice among {names}", advice="Give every column its own name."
                 )
+        for what, known in (
+            ("labels", self.labels),
+            *((f"categories of '{item.name}'", item.categories) for item in self.features),
+        ):
+            # Python's equality, as in the look-up: True, 1 and 1.0 are one category.
+            if len(set(known)) != len(known):
+                raise SignatureError(
+                    f"the {what} stand twice: {known}", advice="Make them different."
+                )
         for spec in (*self.inputs, *self.outputs):
             if len(spec.scale) != len(spec.zero_point):
                 raise SignatureError(
@@ -147,6 +157,12 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                     where=f"tensor {spec.name}",
                     advice="Quantize again.",
                 )
+        if self.image is not None and (
+            min(self.image.height, self.image.width) < 1 or self.image.max_value <= 0
+        ):
+            raise SignatureError(
+                "an image needs a height, a width and a range", advice="Give positive numbers."
+            )
         if self.image is not None and self.features:
             raise SignatureError(
                 "an input is either an image or named features, not both",

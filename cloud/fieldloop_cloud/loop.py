@@ -40,7 +40,7 @@ DEVICE_CLASS = "x86"
 MODEL_NAME = "digits"
 
 BUMPED_CAMERA = SensorChange(
-    contrast=0.55, brightness=0.15, shift_rows=1, shift_columns=1, noise=0.06
+    contrast=0.6, brightness=0.1, shift_rows=0, shift_columns=1, noise=0.06
 )
 """Out of place by a pixel, dusty, and with more noise."""
 
@@ -68,18 +68,18 @@ class LoopSettings:
     source: str = "sklearn:digits"
     device_count: int = 3
     seed: int = 0
-    home_share: float = 0.5
+    home_share: float = 0.42
     train_budget_s: float = 60.0
     epsilon: float = 0.02
     rows_per_s: float = 30.0
     window_s: float = 1.0
-    sample_rate: float = 0.6
+    sample_rate: float = 0.8
     change: SensorChange = BUMPED_CAMERA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """The rows that home does not know: three stretches of equal length.
+    """The rows that home does not know, in three stretches.
 
     Attributes:
         before: As the sensors saw them when they were new.
@@ -228,10 +228,12 @@ def _divided(data: Dataset, settings: LoopSettings) -> tuple[Dataset, Field]:
     rng = np.random.default_rng(settings.seed)
     order = rng.permutation(len(data))
     home_count = int(settings.home_share * len(data))
-    before, under, after = (
-        data.take(np.sort(rows)) for rows in np.array_split(order[home_count:], 3)
+    # Half of the field lies under the change: it must also yield the labels to learn from.
+    ends = home_count + (np.array([0.2, 0.7]) * (len(data) - home_count)).astype(int)
+    at_home, before, under, after = (
+        data.take(np.sort(rows)) for rows in np.split(order, [home_count, *ends])
     )
-    return data.take(np.sort(order[:home_count])), Field(
+    return at_home, Field(
         before=before,
         under=_changed(under, settings.change, rng),
         after=_changed(after, settings.change, rng),

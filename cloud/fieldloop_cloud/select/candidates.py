@@ -84,6 +84,10 @@ def preprocessing(dataset: Dataset, *, scale: bool) -> list[tuple[str, Any]]:
     from sklearn.compose import ColumnTransformer  # noqa: PLC0415 - only when training
     from sklearn.preprocessing import OneHotEncoder  # noqa: PLC0415
 
+    if dataset.image is not None:
+        # Pixels share one scale already. Standardising each for itself would blow up the border,
+        # which hardly varies in training: the first camera with some noise would be off the map.
+        return []
     numeric = [i for i, spec in enumerate(dataset.features) if not spec.categories]
     coded = [i for i, spec in enumerate(dataset.features) if spec.categories]
     missing = any(dataset.features[i].missing_allowed for i in numeric)

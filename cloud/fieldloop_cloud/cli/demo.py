@@ -8,7 +8,6 @@ from rich.console import Console
 
 from fieldloop_cloud.cli.output import emit, json_option, plain, progress_bar, table
 from fieldloop_cloud.loop import LoopResult, LoopSettings, run_loop
-from fieldloop_cloud.report.loop import write_loop_report
 from fieldloop_cloud.train.run import Run
 
 
@@ -25,6 +24,8 @@ from fieldloop_cloud.train.run import Run
 @json_option
 def demo_command(*, out: Path, seed: int, as_json: bool) -> None:
     """Play the whole loop: train, flash, observe, drift, label, retrain, roll out."""
+    from fieldloop_cloud.report.loop import write_loop_report  # noqa: PLC0415 - plots load slowly
+
     with progress_bar("demo") as progress:
         result = run_loop(out, settings=LoopSettings(seed=seed), progress=progress)
     report = out / "report.html"

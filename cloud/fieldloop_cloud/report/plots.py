@@ -66,7 +66,7 @@ def front(
     """
     drawing = figure()
     made = axes(drawing, xlabel=xlabel, ylabel=ylabel)
-    made.set_xscale("log")
+    _logarithmic(made)
     names = list(dict.fromkeys(point[0] for point in points))
     for number, name in enumerate(names):
         mine = [point for point in points if point[0] == name]
@@ -95,8 +95,25 @@ def front(
         label="chosen",
         zorder=3,
     )
-    made.legend(fontsize=8, frameon=False, loc="best")
+    _legend(made, len(names) + 1)
     return data_uri(drawing)
+
+
+def _logarithmic(made: Any) -> None:
+    """Give the x axis a logarithmic scale with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - as above
+
+    made.set_xscale("log")
+    made.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    made.xaxis.set_major_formatter("{x:g}")
+    made.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(made: Any, columns: int) -> None:
+    """Put the legend above the axes, where it hides nothing."""
+    made.legend(
+        fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns
+    )
 
 
 def confusion_matrix(table: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
@@ -153,5 +170,5 @@ def lines(
             color=MUTED,
         )
     if series:
-        made.legend(fontsize=8, frameon=False)
+        _legend(made, len(series))
     return data_uri(drawing)

@@ -91,7 +91,8 @@ def test_an_interrupt_in_the_parent_kills_the_worker(worker):
     assert gone(job)
 
 
-def test_a_worker_does_not_survive_a_parent_that_was_killed(worker):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_worker_does_not_survive_its_parent(worker, how):
     module, job = worker("""
         import os, sys, time
         from pathlib import Path
@@ -104,11 +105,13 @@ def test_a_worker_does_not_survive_a_parent_that_was_killed(worker):
         "import pathlib, sys; from fieldloop_cloud.compile.worker import run_worker; "
         "run_worker(sys.argv[1], pathlib.Path(sys.argv[2]))"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code, module, str(job)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, module, str(job)], stderr=subprocess.DEVNULL
+    )
     until = time.monotonic() + 30
     while not (job / "pids").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    os.kill(parent.pid, signal.SIGKILL)
+    os.kill(parent.pid, how)
     parent.wait()
     assert gone(job)
 

@@ -164,6 +164,7 @@ def run_loop(
             run,
             at_home,
             server.store.samples(labelled=True),
+            candidates=sorted({item.candidate for item in run.front}),
             budget_s=settings.train_budget_s,
             seed=settings.seed,
             out=out / "runs" / "second",

@@ -32,7 +32,7 @@ def test_kill_9_at_random_moments_loses_nothing_and_counts_nothing_twice(tmp_pat
             MosquittoBroker(
                 home.broker,
                 port=home.settings().broker.port,
-                tls=authority.issue_server(home.broker, ["localhost"]),
+                tls=authority.issue_server(home.broker, ["127.0.0.1", "localhost"]),
                 devices=DEVICES,
             )
         )

@@ -7,6 +7,7 @@ mosquitto: it speaks MQTT 3.1.1 and forgets sessions and retained messages when 
 """
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -26,6 +27,9 @@ from fieldloop_cloud.release.certificates import SERVICE_PREFIX
 _MAX_HEADER_BYTES = 5
 _MQTT_5 = b"\x00\x04MQTT\x05"
 _UNACCEPTABLE_VERSION = b"\x20\x02\x00\x01"  # CONNACK with code 1 (MQTT 3.1.1, table 3.1)
+_NOT_AUTHORIZED = b"\x20\x02\x00\x05"
+_CLIENT_ID_AT = 10  # after protocol name, level, flags and keep-alive
+_MAX_CONNECT_BYTES = 65_536
 
 
 def allowed(identity: str, action: str, topic: str) -> bool:
@@ -91,47 +95,75 @@ class _Replay:
         return getattr(self._reader, name)
 
 
-class VersionBroker(Broker):  # type: ignore[misc] # amqtt is untyped for us
-    """Refuses MQTT 5 in so many words, so that clients fall back to 3.1.1 at once.
+class StrictBroker(Broker):  # type: ignore[misc] # amqtt is untyped for us
+    """Looks at a CONNECT before amqtt does, and sends away what amqtt would take wrongly.
 
-    amqtt itself takes the properties of an MQTT 5 CONNECT for a client id and waits for ever.
+    MQTT 5: amqtt takes its properties for a client id and waits for ever; refused in so many
+    words, clients fall back to 3.1.1 at once. And a client id that is not the certificate's common
+    name: amqtt gives whoever names an id that id's session, and asks for permission later.
     """
+
+    def __init__(self, configuration: dict[str, Any], *, certificates: bool) -> None:
+        super().__init__(configuration)
+        self._certificates = certificates
 
     async def _initialize_client_session(self, reader: Any, writer: Any, *peer: Any) -> Any:
         try:
-            ahead = bytes(await reader.read(2))  # packet type, first byte of the length
-            while ahead[-1] & 0x80 and len(ahead) < _MAX_HEADER_BYTES:
-                ahead += bytes(await reader.read(1))
-            begin = bytes(await reader.read(len(_MQTT_5)))
+            packet = await _read_packet(reader)
         except (EOFError, ConnectionError) as error:
             raise AMQTTError("hung up before CONNECT") from error
-        if begin == _MQTT_5:
-            writer.write(_UNACCEPTABLE_VERSION)
-            await writer.drain()
-            await writer.close()
-            raise AMQTTError("MQTT 5 is not spoken here")
-        ahead += begin
-        return await super()._initialize_client_session(_Replay(ahead, reader), writer, *peer)
-
-
-class CertificateBroker(VersionBroker):
-    """Takes the identity from the certificate of this very connection.
-
-    amqtt gives a client that comes back its old session, with the old connection's certificate;
-    asked later than here, anybody could take over any session.
-    """
-
-    async def _initialize_client_session(self, reader: Any, writer: Any, *peer: Any) -> Any:
-        handler, session = await super()._initialize_client_session(reader, writer, *peer)
+        body = packet[1]
+        if body.startswith(_MQTT_5):
+            await _refuse(writer, _UNACCEPTABLE_VERSION, "MQTT 5 is not spoken here")
         connection = writer.get_ssl_info()
-        certificate = (connection.getpeercert() if connection else None) or {}
-        subject = {name: value for rdn in certificate.get("subject", ()) for name, value in rdn}
-        identity = subject.get("commonName", "")
-        if identity != session.client_id:
-            await writer.close()
-            raise AMQTTError("the client id is not the certificate's common name")
+        identity = _common_name(connection)
+        if self._certificates and identity != _client_id(body):
+            await _refuse(writer, _NOT_AUTHORIZED, "the client id is not the certificate's name")
+        replay = _Replay(b"".join(packet), reader)
+        handler, session = await super()._initialize_client_session(replay, writer, *peer)
         session.username, session.ssl_object = identity, connection
         return handler, session
+
+
+async def _read_packet(reader: Any) -> tuple[bytes, bytes]:
+    """Read one packet: header and body.
+
+    Raises:
+        EOFError: The client hung up.
+        AMQTTError: The packet is larger than a CONNECT of ours ever is.
+    """
+    header = bytes(await reader.read(2))  # type and first byte of the length
+    while header[-1] & 0x80 and len(header) < _MAX_HEADER_BYTES:
+        header += bytes(await reader.read(1))
+    size = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(header[1:]))
+    if size > _MAX_CONNECT_BYTES:
+        raise AMQTTError("the first packet is too large")
+    return header, bytes(await reader.read(size)) if size else b""
+
+
+async def _refuse(writer: Any, answer: bytes, reason: str) -> None:
+    """Answer and hang up.
+
+    Raises:
+        AMQTTError: Always; amqtt then forgets the connection.
+    """
+    with contextlib.suppress(ConnectionError):
+        writer.write(answer)
+        await writer.drain()
+        await writer.close()
+    raise AMQTTError(reason)
+
+
+def _client_id(body: bytes) -> str:
+    """Return the client id of a CONNECT of MQTT 3.1.1 (section 3.1.3.1)."""
+    size = int.from_bytes(body[_CLIENT_ID_AT : _CLIENT_ID_AT + 2])
+    return body[_CLIENT_ID_AT + 2 : _CLIENT_ID_AT + 2 + size].decode(errors="replace")
+
+
+def _common_name(connection: Any) -> str:
+    certificate = (connection.getpeercert() if connection else None) or {}
+    subject = {name: value for names in certificate.get("subject", ()) for name, value in names}
+    return str(subject.get("commonName", ""))
 
 
 def _devices(file: str) -> list[str]:
@@ -161,8 +193,7 @@ def _configuration(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _serve(settings: dict[str, Any]) -> None:
-    kind = CertificateBroker if "ca_file" in settings else VersionBroker
-    broker = kind(_configuration(settings))
+    broker = StrictBroker(_configuration(settings), certificates="ca_file" in settings)
     await broker.start()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -134,16 +134,18 @@ class _InterpreterEngine:
         self.outputs = tuple(_tensor_info(details) for details in outputs)
         self._input_indexes = tuple(details["index"] for details in inputs)
         self._output_indexes = tuple(details["index"] for details in outputs)
-        self._dtypes = tuple(np.dtype(details["dtype"]) for details in inputs)
-        self._shapes: list[tuple[int, ...] | None] = [
-            tuple(int(size) for size in details["shape"]) for details in inputs
+        # What the interpreter is allocated for right now: shape and dtype of each input; None when
+        # nothing fits, because it failed or is closed.
+        self._allocated: list[tuple[tuple[int, ...], Any]] | None = [
+            (tuple(int(size) for size in details["shape"]), np.dtype(details["dtype"]))
+            for details in inputs
         ]
 
     def run(self, tensors: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         """See `Engine.run`."""
         # `invoke` lets other threads run: without the lock two callers would mix their tensors.
         with self._lock:
-            if not self._fits(tensors):
+            if [(tensor.shape, tensor.dtype) for tensor in tensors] != self._allocated:
                 self._check(tensors)
                 if any(tensor.size == 0 for tensor in tensors):
                     return self._empty()
@@ -157,30 +159,20 @@ class _InterpreterEngine:
                     [self._interpreter.get_tensor(index) for index in self._output_indexes]
                 )
             except (RuntimeError, ValueError) as error:
-                self._shapes = [None] * len(self.inputs)
+                self._allocated = None
                 raise _translate(error, self.backend) from error
 
     def close(self) -> None:
         """See `Engine.close`."""
         with self._lock:
             self._interpreter = None
-            # No tensor fits any more, so `run` needs no check of its own.
-            self._shapes = [None] * len(self.inputs)
+            self._allocated = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _fits(self, tensors: Sequence[NDArray[Any]]) -> bool:
-        """Whether the tensors are what the interpreter is allocated for right now."""
-        if len(tensors) != len(self._shapes):
-            return False
-        for tensor, shape, dtype in zip(tensors, self._shapes, self._dtypes, strict=True):
-            if tensor.shape != shape or tensor.dtype != dtype:
-                return False
-        return True
 
     def _check(self, tensors: Sequence[NDArray[Any]]) -> None:
         if self._interpreter is None:
@@ -189,16 +181,13 @@ class _InterpreterEngine:
 
     def _resize(self, tensors: Sequence[NDArray[Any]]) -> None:
         try:
-            for index, tensor, shape in zip(
-                self._input_indexes, tensors, self._shapes, strict=True
-            ):
-                if tensor.shape != shape:
-                    self._interpreter.resize_tensor_input(index, tensor.shape)
+            for index, tensor in zip(self._input_indexes, tensors, strict=True):
+                self._interpreter.resize_tensor_input(index, tensor.shape)
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            self._shapes = [None] * len(self.inputs)
+            self._allocated = None
             raise _translate(error, self.backend) from error
-        self._shapes = [tensor.shape for tensor in tensors]
+        self._allocated = [(tensor.shape, tensor.dtype) for tensor in tensors]
 
     def _empty(self) -> tuple[NDArray[Any], ...]:
         """Answer a batch of no rows; kernels may divide by its size, so none is run."""

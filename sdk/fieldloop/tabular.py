@@ -71,10 +71,9 @@ class TabularEncoder:
                     values = self._pick(raw)
                 elif isinstance(raw, np.ndarray):
                     values = raw.tolist()  # Python numbers pack faster
-                row = np.frombuffer(self._pack(*values), dtype=np.float32)
                 # One test for all: a sum is finite only if every part is.
-                if math.isfinite(sum(row.tolist())):
-                    return row.reshape(1, self._size)
+                if math.isfinite(math.fsum(values)):
+                    return np.ndarray((1, self._size), np.float32, self._pack(*values))
             except (TypeError, KeyError, ValueError, OverflowError, struct.error):
                 pass  # the careful way below says which value it was
         return np.asarray([self._careful(raw, "")], dtype=np.float32)

@@ -100,6 +100,7 @@ class Agent:
         self._next_cut_ms = 0
         self._known_drops = self._known_quarantines = 0
         self._last_status: Status | None = None
+        self._status_failed = False
         self.boot = 0
         self.transport: Transport | None = None
         self.reporter: Reporter | None = None
@@ -447,6 +448,9 @@ class Agent:
         try:
             write_status(self.root, status)
         except EnvironmentFaultError as error:
-            logger.warning("%s", error)
+            if not self._status_failed:
+                logger.warning("%s", error)
+            self._status_failed = True
             return
+        self._status_failed = False
         self._last_status = replace(status, updated_wall_ms=0)

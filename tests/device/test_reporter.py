@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -105,7 +106,7 @@ def test_what_is_not_acknowledged_in_time_goes_out_again_with_growing_patience(s
             times.append(s.clock.mono_ms)
         s.clock.advance(ACK_TIMEOUT_MS // 4)
     assert s.numbers[:4] == [1, 2, 1, 2]
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
     assert gaps == sorted(gaps)
     assert gaps[-1] > 3 * gaps[0]
     s.cloud.acknowledges = True

@@ -7,7 +7,7 @@ every single prediction.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,6 +23,28 @@ from fieldloop.tabular import TabularEncoder
 
 _Answer = tuple[Category | None, float | None, tuple[float, ...] | None, float | None]
 """Label, value, probabilities and confidence of one row."""
+
+
+class OutputRow(Mapping[str, NDArray[Any]]):
+    """One row of every output, by name; cut out when it is asked for, because few ask."""
+
+    __slots__ = ("_arrays", "_names", "_row")
+
+    def __init__(self, names: tuple[str, ...], arrays: Sequence[NDArray[Any]], row: int) -> None:
+        self._names = names
+        self._arrays = arrays
+        self._row = row
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._arrays[self._names.index(name)][self._row, ...]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -156,14 +178,13 @@ class Codec:
         # Python numbers from here on: for one row they are several times faster than arrays.
         answers = self._reader(outputs, count)
         outside = self._out_of_range(rows, count)
-        names = self._names
         return [
             Prediction(
                 label=label,
                 value=value,
                 probabilities=probabilities,
                 confidence=confidence,
-                outputs=dict(zip(names, [array[row, ...] for array in outputs])),  # noqa: B905 - lengths were checked
+                outputs=OutputRow(self._names, outputs, row),
                 out_of_range=outside[row],
                 latency_ms=latency_ms,
             )

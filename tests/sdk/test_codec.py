@@ -274,6 +274,8 @@ class TestDecoding:
         assert first.latency_ms == 2.5
         assert first.value is None
         np.testing.assert_array_equal(second.outputs["p"], rows[1])
+        assert dict(first.outputs).keys() == {"p"}
+        assert "q" not in first.outputs
 
     def test_the_range_is_checked_when_the_rows_are_given(self):
         rows = NUMERIC.encode_row([9, 1, 1])

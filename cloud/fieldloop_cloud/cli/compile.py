@@ -191,8 +191,13 @@ def _trust(home: Home, trusted: Path | None) -> TrustPolicy:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, dict) and "dtype" in value:
+        shape = "x".join("?" if size < 0 else str(size) for size in value["shape"])
+        return f"{value['name']} {value['dtype']} {shape or 'scalar'}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(item) for item in value)
     return str(value)
 
 

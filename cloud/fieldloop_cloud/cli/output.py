@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -22,6 +24,8 @@ from fieldloop_cloud.release.home import DEFAULT_HOME, Home
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 HOME_VARIABLE = "FIELDLOOP_HOME"
+
+PIPE_WIDTH = 160
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?")
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -70,27 +74,35 @@ DURATION = Duration()
 
 def plain(value: Any) -> Any:
     """Turn results into what JSON can say."""
+    if isinstance(value, msgspec.Struct):
+        return plain(msgspec.to_builtins(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Path):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if isinstance(value, msgspec.Struct):
-        return msgspec.to_builtins(value)
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no NaN
     return value
 
 
 def emit(result: Any, *, as_json: bool, text: Callable[[Console], None]) -> None:
     """Write a command's result to stdout: JSON, or what `text` prints."""
     if as_json:
-        click.echo(json.dumps(plain(result), allow_nan=False, default=str))
+        click.echo(json.dumps(plain(result), allow_nan=False))
     else:
-        text(Console(highlight=False, soft_wrap=True))
+        # In a pipe there is no width to fit into; tables must not be folded to 80 columns.
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        text(Console(highlight=False, soft_wrap=True, width=width))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -162,17 +174,12 @@ def vacant(path: Path, *, force: bool) -> Path:
     Raises:
         ConfigError: Something is there and `force` is not given.
     """
-    if path.is_dir() or (path.exists() and not force):
+    if path.is_dir():
+        raise ConfigError("the output is a directory", where=str(path), advice="Name a file.")
+    if path.exists() and not force:
         raise ConfigError(
-            "the output exists already" if not path.is_dir() else "the output is a directory",
+            "the output exists already",
             where=str(path),
-            advice="Name another file, or overwrite with --force."
-            if path.is_file()
-            else "Name a file.",
+            advice="Name another file, or overwrite with --force.",
         )
     return path
-
-
-def is_interactive() -> bool:
-    """Whether a person sits at the other end."""
-    return sys.stdin.isatty() and sys.stderr.isatty()

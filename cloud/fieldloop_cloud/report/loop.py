@@ -1,5 +1,6 @@
 """The report of a whole loop: accuracy over time, what changed, what was noticed, what it cost."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ SMOOTHING = 25
 """Answers in the running mean of the accuracy curve."""
 
 EXAMPLE_COUNT = 8
+
+MARK_CHARS = 36
+"""A longer sentence would run out of the plot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +122,9 @@ def _timeline(result: LoopResult) -> str:
         series,
         xlabel="seconds in the field",
         ylabel=f"accuracy, mean of {SMOOTHING}",
-        marks=[(moment, f"{text[:34]}…" if len(text) > 35 else text) for moment, text in marks],
+        marks=[
+            (moment, textwrap.shorten(text, MARK_CHARS, placeholder=" …")) for moment, text in marks
+        ],
     )
 
 

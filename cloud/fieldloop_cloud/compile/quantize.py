@@ -62,13 +62,16 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdict in ("reference", "accepted")
 
 
-def paired_drop_high(lost: int, won: int, row_count: int) -> float:
-    """Return the upper one-sided 95 % limit of a paired drop in accuracy (Tango's score limit).
+def paired_drop_high(
+    lost: int, won: int, row_count: int, *, confidence: float = _CONFIDENCE
+) -> float:
+    """Return the upper one-sided limit of a paired drop in accuracy (Tango's score limit).
 
     Args:
         lost: Rows that only the reference got right.
         won: Rows that only the variant got right.
         row_count: All rows compared.
+        confidence: Of the limit; one-sided.
 
     The score limit stays honest where a Wald limit collapses to zero width: with no row lost
     among n it is z² / (n + z²). Tango, Statistics in Medicine 17 (1998), 891-908.
@@ -77,7 +80,7 @@ def paired_drop_high(lost: int, won: int, row_count: int) -> float:
         >>> round(paired_drop_high(0, 0, 100), 4)
         0.0263
     """
-    z = float(stats.norm.ppf(_CONFIDENCE))
+    z = float(stats.norm.ppf(confidence))
     net = lost - won
 
     def excess(delta: float) -> float:
@@ -114,15 +117,50 @@ def classification_gate(
     *,
     epsilon: float = EPSILON,
 ) -> Gate:
-    """Judge a variant's class indices against the reference's on the same rows, all shape (n,)."""
+    """Judge a variant's class indices against the reference's on the same rows, all shape (n,).
+
+    A class that is rare hardly moves the accuracy, so a variant is also refused when any one class
+    is shown to have lost more than `epsilon` of its recall.
+    """
     count = len(truth)
     right, still = reference == truth, variant == truth
     lost, won = int((right & ~still).sum()), int((~right & still).sum())
     drop, high = (lost - won) / count, paired_drop_high(lost, won, count)
     counted = f"{lost} rows lost and {won} won of {count}"
-    return _judge(
+    gate = _judge(
         drop, high, epsilon, count, counted, agreement=float(np.mean(reference == variant))
     )
+    collapsed = _collapsed_class(truth, right, still, epsilon)
+    if collapsed is None:
+        return gate
+    index, gone, members = collapsed
+    reason = (
+        f"refused: class number {index} lost {gone} of its {members} rows, more than the allowed "
+        f"{epsilon:g} beyond doubt ({counted} in all)"
+    )
+    return msgspec.structs.replace(gate, verdict="refused", reason=reason)
+
+
+def _collapsed_class(
+    truth: NDArray[np.int64],
+    right: NDArray[np.bool_],
+    still: NDArray[np.bool_],
+    epsilon: float,
+) -> tuple[int, int, int] | None:
+    """Return (class, rows lost, rows) of the class whose recall surely fell most, if any did."""
+    classes = np.unique(truth)
+    # Bonferroni: of many harmless classes one in twenty would look guilty by itself.
+    confidence = 1 - (1 - _CONFIDENCE) / len(classes)
+    found: list[tuple[float, tuple[int, int, int]]] = []
+    for index in classes:
+        mine = truth == index
+        lost, won = int((mine & right & ~still).sum()), int((mine & ~right & still).sum())
+        members = int(mine.sum())
+        # The lower limit of a drop is the upper limit of the gain, turned round.
+        low = -paired_drop_high(won, lost, members, confidence=confidence) if lost > won else 0.0
+        if low > epsilon:
+            found.append((low, (int(index), lost, members)))
+    return max(found)[1] if found else None
 
 
 def regression_gate(

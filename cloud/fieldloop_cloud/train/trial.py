@@ -104,7 +104,18 @@ def _classical(candidate: Candidate, bench: Bench) -> Trained:
 
 
 def _named(compiled: Compiled, data: Dataset) -> Compiled:
-    """Give a compiled model the data's own meaning of its columns or pixels, and the labels."""
+    """Give a compiled model the data's own meaning of its columns or pixels, and the labels.
+
+    Raises:
+        UnsupportedError: An integer input for columns whose values may be missing.
+    """
+    gaps = [spec.name for spec in data.features if spec.missing_allowed]
+    if gaps and compiled.signature.inputs[0].is_quantized:
+        raise UnsupportedError(
+            "an integer input has no code for a missing value",
+            where=f"columns {', '.join(gaps)}",
+            advice="Use a float precision, or fill the gaps in.",
+        )
     signature = msgspec.structs.replace(
         compiled.signature, features=data.features, image=data.image, labels=data.labels
     )

@@ -61,6 +61,19 @@ def test_the_gate_refuses_a_collapse():
     assert gate.drop == pytest.approx(38 / 360)
 
 
+def test_a_rare_class_that_collapses_is_refused_although_accuracy_hardly_moves():
+    truth = np.repeat([0, 1], [5000, 20])
+    variant = truth.copy()
+    variant[truth == 1] = 0
+    gate = classification_gate(truth, truth, variant)
+    assert gate.drop_high <= 0.01
+    assert (gate.verdict, gate.passed) == ("refused", False)
+    assert "class number 1 lost 20 of its 20 rows" in gate.reason
+    variant = truth.copy()
+    variant[-1] = 0  # one row of twenty is no collapse
+    assert classification_gate(truth, truth, variant).passed
+
+
 def test_few_rows_prove_nothing_and_the_gate_says_how_many_would():
     need = rows_needed(0.01)
     few, enough = classification_gate(*pair(0, 0, need - 1)), classification_gate(*pair(0, 0, need))

@@ -73,19 +73,20 @@ class Sums:
     Attributes:
         graph: Where its ops go.
         tensor: int32 (-1, k): one sum a column, exact.
-        scale: real = tensor · scale + offset.
+        scale: (k,) real = tensor · scale + offset; powers of two, all equal unless the forest is
+            centred.
         offset: (k,) float64; zeros unless the forest is centred.
     """
 
     graph: Graph
     tensor: Tensor
-    scale: float
+    scale: NDArray[np.float64]
     offset: NDArray[np.float64]
 
     def real(self, factor: float = 1.0) -> Tensor:
         """Return sums · factor as float32 (-1, k)."""
         g = self.graph
-        made = g.mul(g.cast(self.tensor, "float32"), np.float32(self.scale * factor))
+        made = g.mul(g.cast(self.tensor, "float32"), (self.scale * factor).astype(np.float32))
         rest = (self.offset * factor).astype(np.float32)
         return g.add(made, rest) if rest.any() else made
 
@@ -100,7 +101,7 @@ class Sums:
     def at_least(self, bound: float) -> Tensor:
         """Return 1 where the only sum is not below `bound`, else 0, int32 (-1,)."""
         g = self.graph
-        reached = g.greater_equal(self.tensor, np.int32(math.ceil(bound / self.scale)))
+        reached = g.greater_equal(self.tensor, np.int32(math.ceil(bound / self.scale[0])))
         return g.reshape(g.cast(reached, "int32"), (-1,))
 
     def above_zero(self) -> Tensor:
@@ -118,8 +119,9 @@ class Forest:
             one value each.
         groups: Number of sums that the trees take turns in (one a class, in boosting).
         baseline: Added to the sums: a number, or one for each.
-        centred: Whether sums are kept around their middle. Finer for targets far from zero, but
-            the integers can no longer be compared with each other. For regression.
+        centred: Whether every sum has a scale of its own and is kept around its middle. Finer for
+            targets of several sizes and far from zero, but the integers can no longer be compared
+            with each other. For regression.
         compared_as: What the library casts its input to before it compares.
         answers: int32 (-1, m): questions that are answered already: 1 goes right, 0 left.
     """
@@ -144,10 +146,10 @@ class Forest:
         return Sums(g, g.add(total, start) if start.any() else total, scale, offset)
 
     def values(self, context: Context, value: Value) -> Tensor:
-        """Emit the traversal and return each tree's own value, float32 (-1, trees)."""
+        """Emit the traversal and return each tree's own values, float32 (-1, trees, width)."""
         leaves = np.concatenate([tree.values[tree.left < 0] for tree in self.trees])
         rows, reached = self._reached(leaves.astype(np.float32), context, value)
-        return context.graph.gather(rows[:, 0], reached)
+        return context.graph.gather(rows, reached)
 
     def _reached(
         self, leaves: NDArray[Any], context: Context, value: Value
@@ -168,7 +170,7 @@ class Forest:
 
     def _fixed_point(
         self, *, packed: bool
-    ) -> tuple[list[NDArray[Any]], NDArray[np.int32], float, NDArray[np.float64]]:
+    ) -> tuple[list[NDArray[Any]], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
         """Return each tree's leaves as integers, the baseline as integers, scale and offset."""
         leaves = [tree.values[tree.left < 0] for tree in self.trees]
         width = leaves[0].shape[1]
@@ -179,17 +181,21 @@ class Forest:
             middle = (together.max(axis=0) + together.min(axis=0)) / 2
             offset = start + np.tile(middle, self.groups) * (len(leaves) // self.groups)
             start = np.zeros(offset.shape)
-        bounds = [np.abs(values - middle).max() for values in leaves]
-        exponent = SUM_BITS - _bits(sum(bounds) + np.abs(start).max())
+        bounds = np.array([np.abs(values - middle).max(axis=0) for values in leaves])
+        largest, total = bounds.max(axis=0), bounds.sum(axis=0)
+        if not self.centred:
+            largest, total = largest.max(), bounds.max(axis=1).sum() + np.abs(start).max()
+        exponent = SUM_BITS - _bits(total)
         kind: Any = np.int32
         if packed:
-            exponent = min(exponent, PACKED_BITS - _bits(max(bounds)))
+            exponent = np.minimum(exponent, PACKED_BITS - _bits(largest))
             kind = np.int16
-        step = math.ldexp(1.0, exponent)
+        step = np.broadcast_to(np.ldexp(1.0, exponent), (width,))
         fixed = [np.rint((values - middle) * step).astype(kind) for values in leaves]
         if len(leaves) == 1:
             fixed = [_same_winner(leaves[0], fixed[0])]
-        return fixed, np.rint(start * step).astype(np.int32), 1.0 / step, offset
+        steps = np.tile(step, self.groups)
+        return fixed, np.rint(start * steps).astype(np.int32), 1.0 / steps, offset
 
 
 def _same_winner(values: NDArray[np.float64], fixed: NDArray[Any]) -> NDArray[Any]:
@@ -203,6 +209,8 @@ def _same_winner(values: NDArray[np.float64], fixed: NDArray[Any]) -> NDArray[An
     return fixed
 
 
-def _bits(bound: float) -> int:
-    """Return the smallest b with bound <= 2 to the power of b."""
-    return math.ceil(math.log2(bound)) if bound > 0 else 0
+def _bits(bounds: Any) -> NDArray[np.int64]:
+    """Return the smallest b with bound <= 2 to the power of b; 0 for a bound of 0."""
+    mantissa, exponent = np.frexp(bounds)
+    is_power = mantissa == 0.5  # noqa: PLR2004 - frexp's mantissa of a power of two
+    return np.asarray(exponent - is_power, np.int64)

@@ -10,8 +10,9 @@ Every table has one entry a state:
 
 One level is then GATHER x 5, GREATER, SELECT on a (batch, trees) table of states. A leaf stays
 where it is whatever it asks, so no threshold need be infinite. The roots' questions are constants,
-so the first level takes a single GATHER. Deep forests run the same level in a WHILE until every
-state is a leaf. A table is stored in the smallest integers that hold it, if that pays for the CAST.
+so the first level takes a single GATHER. Levels are written out one by one, about 1 KB each: a
+WHILE would be smaller, but is slower, and tflite-runtime 2.14 cannot resize its batch. A table is
+stored in the smallest integers that hold it, if that pays for the CAST.
 
 A missing value (NaN) fails GREATER and goes left. Where it must go right the node asks a second
 copy of the input, in which missing values became a number above every threshold. A question that
@@ -28,9 +29,6 @@ from numpy.typing import NDArray
 from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.thresholds import ThresholdTable
-
-UNROLLED_LEVELS = 24
-"""Deeper forests loop: a level costs about 1 KB of file."""
 
 CAST_BYTES = 240
 """What one CAST costs in the file; a table is stored small if it saves more."""
@@ -113,8 +111,6 @@ class States:
         first = g.gather(asked, column[self.roots], axis=1)
         above = g.greater(first, self.threshold[self.roots].astype(asked.dtype))
         state = g.select(above, self.right[self.roots], self.left[self.roots])
-        if self.depth > UNROLLED_LEVELS:
-            return self._loop(g, asked, column, state)
         for _ in range(self.depth - 1):
             state = self._level(g, asked, column, state)
         return state
@@ -153,20 +149,9 @@ class States:
     def _look_up(self, g: Graph, table: NDArray[Any], state: Tensor) -> Tensor:
         kind = _smallest(table)
         saved = len(table) * (table.dtype.itemsize - np.dtype(kind).itemsize)
-        if saved <= CAST_BYTES * min(self.depth, UNROLLED_LEVELS):
+        if saved <= CAST_BYTES * self.depth:
             return g.gather(g.constant(table), state)
         return g.cast(g.gather(g.constant(table, kind), state), "int32")
-
-    def _loop(self, g: Graph, asked: Tensor, column: NDArray[np.int32], state: Tensor) -> Tensor:
-        def going(inner: Graph, variables: tuple[Tensor, ...]) -> Tensor:
-            highest = inner.reduce_max(inner.reduce_max(variables[1], 1), 0)
-            return inner.greater_equal(highest, np.int32(self.leaf_count))
-
-        def step(inner: Graph, variables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            table, now = variables
-            return table, self._level(inner, table, column, now)
-
-        return g.while_(going, step, (asked, state))[1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -176,13 +176,14 @@ def _voting_sums(estimator: Any, value: Value, context: Context, votes: Any) -> 
         assert isinstance(label, Tensor)
         parts.append(g.gather(table[np.searchsorted(estimator.classes_, member.classes_)], label))
     total = g.sum(g.pack(parts, axis=1), 1)
-    return Sums(g, total, 1 / step, np.zeros(votes.shape[2]))
+    return Sums(g, total, np.full(votes.shape[2], 1 / step), np.zeros(votes.shape[2]))
 
 
 def _member_values(members: Sequence[Any], value: Value, context: Context) -> Tensor:
     """Return the value of each regressor in a column of its own, float32 (-1, members)."""
     if all(type(member) in SINGLE_TREES for member in members):
-        return Forest([tree_of(member) for member in members]).values(context, value)
+        values = Forest([tree_of(member) for member in members]).values(context, value)
+        return context.graph.reshape(values, (-1, len(members)))
     g = context.graph
     columns = []
     for i, member in enumerate(members):

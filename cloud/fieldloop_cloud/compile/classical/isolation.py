@@ -43,7 +43,7 @@ def isolation_forest(estimator: Any, value: Value, context: Context) -> Outputs:
     expected = len(members) * _expected_depth(rows)
     score = g.neg(g.exp(sums.column(-math.log(2) / expected)))
     bound = -expected * math.log2(-estimator.offset_)
-    rounding = len(members) / 2 * sums.scale
+    rounding = len(members) / 2 * sums.scale[0]
     return {
         "label": sums.at_least(bound - rounding),
         "decision": g.sub(score, np.float32(estimator.offset_)),

@@ -45,9 +45,12 @@ def tree_classifier(estimator: Any, value: Value, context: Context) -> Outputs:
 @lowers(DecisionTreeRegressor, ExtraTreeRegressor, RandomForestRegressor, ExtraTreesRegressor)
 def tree_regressor(estimator: Any, value: Value, context: Context) -> Outputs:
     """Mean of the trees' values."""
-    trees = [tree_of(fitted) for fitted in members(estimator)]
-    mean = Forest(trees, centred=True).sums(context, value).real(1 / len(trees))
-    return {"value": mean if estimator.n_outputs_ > 1 else context.graph.reshape(mean, (-1,))}
+    forest = Forest([tree_of(fitted) for fitted in members(estimator)], centred=True)
+    targets = (-1, estimator.n_outputs_) if estimator.n_outputs_ > 1 else (-1,)
+    if len(forest.trees) == 1 and context.precision == "float32":
+        return {"value": context.graph.reshape(forest.values(context, value), targets)}
+    mean = forest.sums(context, value).real(1 / len(forest.trees))
+    return {"value": context.graph.reshape(mean, targets)}
 
 
 def members(estimator: Any) -> list[Any]:

@@ -53,7 +53,8 @@ def compile_classical(
         graph = Graph(Model())
         spec = input_spec(rows, precision)
         value = root_value(graph, rows, spec)
-        outputs = Context(graph, precision).lower(model, value)
+        context = Context(graph, precision)
+        outputs = context.lower(model, value)
         signature = Signature(
             task=_task(model, outputs),
             inputs=(spec,),
@@ -70,6 +71,8 @@ def compile_classical(
             rows,
             held_out=None if held_out is None else rows.encode(held_out),
             thresholds=value.probes,
+            unsteady=context.unsteady,
+            ties=context.ties,
         )
     return Compiled(compiled.tflite, signature, evidence, precision)
 

@@ -113,11 +113,17 @@ class Context:
         graph: The main graph.
         precision: How large tables are stored: float32, float16 or int8.
         path: Where in the pipeline we are, for errors.
+        unsteady: Whether an estimator was met whose answer may jump within float32's rounding of
+            what it computes (ties between neighbours, steep isotonic steps); its lowering says so,
+            and the comparison with the original looks for such rows (`compile.unsteady`).
+        ties: Functions from rows of the model's input to whether an estimator has a tie there.
     """
 
     graph: Graph
     precision: Precision = "float32"
     path: list[str] = field(default_factory=list)
+    unsteady: bool = False
+    ties: list[Callable[[NDArray[Any]], NDArray[np.bool_]]] = field(default_factory=list)
 
     def lower(self, estimator: Any, value: Value, *, step: str = "") -> Outputs:
         """Lower a (sub-)estimator on `value`.

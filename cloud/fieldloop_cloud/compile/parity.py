@@ -6,7 +6,7 @@ rows, or for an int8 input the rows after quantization. What the input's quantiz
 changes is counted apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from fieldloop.errors import DataError, GateError
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.compile.probes import BEYOND, probes_for
 from fieldloop_cloud.compile.rows import Rows
+from fieldloop_cloud.compile.unsteady import movement
 from fieldloop_cloud.compile.value import host_array
 
 LIMITS = {"float32": 2e-5, "float16": 2e-2, "int8": 5e-2}
@@ -25,6 +26,9 @@ in reduced precision the root mean square over the user's rows."""
 
 PROBABILITY_LIMITS = {"float32": 1e-5, "float16": 2e-2, "int8": 5e-2}
 """The same for probabilities, absolute."""
+
+DUST = 0.01
+"""A transformed column smaller than this share of the largest one is judged as if it were not."""
 
 LARGE_DECISION = 100.0
 """Decisions above this are coarser than the limits in float32; probabilities may follow them."""
@@ -58,6 +62,7 @@ class _Compared:
         row: Where that is.
         margin: For each row how far the original's choice is from another one; None if unknown.
         allowed: For each row the deviation allowed.
+        beyond: For each row whether it deviates by more.
     """
 
     deviation: float
@@ -65,6 +70,7 @@ class _Compared:
     row: int
     margin: NDArray[np.float64] | None
     allowed: NDArray[np.float64]
+    beyond: NDArray[np.bool_]
 
 
 def check(
@@ -74,6 +80,8 @@ def check(
     *,
     held_out: NDArray[np.float32] | None = None,
     thresholds: Sequence[tuple[int, float]] = (),
+    unsteady: bool = False,
+    ties: Sequence[Callable[[NDArray[Any]], NDArray[np.bool_]]] = (),
 ) -> Evidence:
     """Return the evidence, or refuse.
 
@@ -83,6 +91,9 @@ def check(
         rows: The form of its rows.
         held_out: Encoded rows to compare on; None: the example.
         thresholds: (input column, input number) pairs that the graph compares with.
+        unsteady: Whether the original may jump within float32's rounding; then the rows on which it
+            does are found, and held to no more than it itself holds (`compile.unsteady`).
+        ties: Functions that say for which rows an estimator inside the original has a tie.
 
     Raises:
         DataError: The original itself refuses the rows.
@@ -103,21 +114,35 @@ def check(
     probes, answers = _answered(model, rows, probes, signature.outputs)
     count = len(real)
     joined = {name: np.concatenate([expected[name], answers[name]]) for name in expected}
-    got = compiled.run_encoded(np.concatenate([table, probes]).astype(np.float32))
     steep = _steepness(joined, count)
-    compared = {
-        spec.name: _compare(
-            spec.role,
-            joined[spec.name],
-            got[spec.name],
-            count=count,
-            compiled=compiled,
-            steep=steep,
-        )
-        for spec in signature.outputs
-        if spec.name in joined and spec.role != "label"
-    }
-    changed, tied = _labels(joined, got, compared, len(table) + len(probes), signature.outputs)
+    every = np.concatenate([table, probes]).astype(np.float32)
+    got = compiled.run_encoded(every)
+
+    def compare(moved: dict[str, NDArray[np.float64]]) -> dict[str, _Compared]:
+        return {
+            spec.name: _compare(
+                spec.role,
+                joined[spec.name],
+                got[spec.name],
+                count=count,
+                compiled=compiled,
+                steep=steep,
+                moved=moved.get(spec.name),
+            )
+            for spec in signature.outputs
+            if spec.name in joined and spec.role != "label"
+        }
+
+    compared = compare({})
+    changed, tied = _labels(joined, got, compared, len(every), signature.outputs)
+    if (unsteady or ties) and compiled.precision == "float32":
+        suspects = _suspects(compared, changed & ~tied)
+        moved = _moved(model, rows, every, signature.outputs, suspects)
+        for undecided in ties if len(suspects) else ():
+            for sizes in moved.values():
+                sizes[suspects[undecided(every[suspects])]] = np.inf
+        compared = compare(moved)
+        tied |= changed & np.any([moved[n] > 0 for n in moved if n.startswith("label")], axis=0)
     if compiled.precision != "float32":  # beyond their range only the exact form must agree
         changed, tied = changed[:count], tied[:count]
     evidence = Evidence(
@@ -203,6 +228,29 @@ def _steepness(expected: dict[str, NDArray[Any]], count: int) -> float:
     return max(1.0, float(decision.max(initial=0.0)) / LARGE_DECISION)
 
 
+def _suspects(compared: dict[str, _Compared], changed: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the rows that would have the model refused."""
+    beyond = [found.beyond for found in compared.values()]
+    return np.flatnonzero(np.any([changed, *beyond], axis=0))
+
+
+def _moved(
+    model: Any,
+    rows: Rows,
+    table: NDArray[np.float32],
+    specs: Sequence[Any],
+    suspects: NDArray[np.intp],
+) -> dict[str, NDArray[np.float64]]:
+    """How far the original's answers for suspects move within float32's rounding; 0 for others."""
+    with np.errstate(all="ignore"):
+        spread = np.nan_to_num(np.nanstd(rows.example.astype(np.float64), axis=0))
+    found = movement(lambda nudged: _ask_all(model, rows, nudged, specs), table[suspects], spread)
+    moved = {spec.name: np.zeros(len(table)) for spec in specs}
+    for name, sizes in found.items():
+        moved[name][suspects] = sizes
+    return moved
+
+
 def _compare(
     role: str | None,
     want: NDArray[Any],
@@ -211,9 +259,11 @@ def _compare(
     count: int,
     compiled: Compiled,
     steep: float,
+    moved: NDArray[np.float64] | None = None,
 ) -> _Compared:
     """Compare one output; its size is that of the user's rows, or the row's own if larger."""
-    a = want.reshape(len(want), -1).astype(np.float64)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite here and there
+        a = want.reshape(len(want), -1).astype(np.float32).astype(np.float64)
     b = got.reshape(len(got), -1).astype(np.float64)
     if a.shape != b.shape:
         raise GateError(
@@ -228,16 +278,16 @@ def _compare(
     if role == "probabilities":
         size = np.full((len(a), 1), steep)
     else:
-        usual = (
-            finite[:count].max(axis=0, initial=0.0)
-            if role == "transformed"
-            else finite[:count].max(initial=0.0)
-        )
+        usual = finite[:count].max(initial=0.0)
+        if role == "transformed":  # columns may be of different size; one of dust counts as larger
+            usual = np.maximum(finite[:count].max(axis=0, initial=0.0), DUST * usual)
         floor = 1.0 if role == "decision" else np.finfo(np.float32).tiny
         size = np.maximum(np.maximum(usual, finite), floor)
     allowed = np.broadcast_to(_limit(str(role), compiled) * size, (len(a), size.shape[1])).copy()
     # A probe lies up to BEYOND ranges outside; float32 is coarser there by as much.
     allowed[count:] *= 1.0 + BEYOND
+    if moved is not None:
+        allowed += 4 * moved[:, None]
     excess = difference / allowed
     exact = compiled.precision == "float32"
     worst = excess.max(initial=0.0) if exact else np.sqrt(np.mean(excess[:count] ** 2))
@@ -248,6 +298,7 @@ def _compare(
         row=row,
         margin=_margin(role, a),
         allowed=allowed.max(axis=1, initial=0.0),
+        beyond=np.asarray((excess > 1.0).any(axis=1)),
     )
 
 

@@ -18,6 +18,11 @@ from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
 
+TOLERANCE = 2e-5
+"""What a compiled decision may deviate by, relative to its size or 1."""
+
+STEP = 1e-6
+
 TINY = 1e-12
 """scikit-learn adds it to probabilities before it takes their logarithm."""
 
@@ -50,6 +55,8 @@ def _fold(fold: Any, estimator: Any, value: Value, context: Context, *, step: st
             parameter="method",
             advice="Use 'sigmoid', 'isotonic' or 'temperature'.",
         )
+    if fold.method == "isotonic":
+        context.ties.append(lambda rows: _on_a_step(fold, value.reference(rows)))
     made = _calibrate(columns, fold.calibrators, context)
     return _normalized(made, _places(fold.estimator, estimator), count, context)
 
@@ -91,6 +98,24 @@ def _calibrate(columns: Tensor, calibrators: Sequence[Any], context: Context) ->
 def isotonic_curve(calibrator: Any) -> Curve:
     """Return a fitted IsotonicRegression as a curve, flat outside its range."""
     return Curve(np.asarray(calibrator.X_thresholds_), np.asarray(calibrator.y_thresholds_))
+
+
+def _on_a_step(fold: Any, rows: Any) -> NDArray[np.bool_]:
+    """Whether a curve is so steep at a row that the decision's own tolerance moves it."""
+    method = (
+        "decision_function" if hasattr(fold.estimator, "decision_function") else "predict_proba"
+    )
+    response = np.asarray(getattr(fold.estimator, method)(rows), np.float64)
+    if response.ndim == 1:
+        response = response[:, None]
+    elif response.shape[1] > len(fold.calibrators):
+        response = response[:, 1:]
+    slack = TOLERANCE * np.maximum(np.abs(response), 1.0)
+    steps = [
+        one.predict(column + width) - one.predict(column - width) > STEP
+        for one, column, width in zip(fold.calibrators, response.T, slack.T, strict=True)
+    ]
+    return np.asarray(np.any(steps, axis=0))
 
 
 def _places(inner: Any, outer: Any) -> NDArray[np.intp]:

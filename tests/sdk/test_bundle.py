@@ -1,5 +1,6 @@
 """The container and the trust rules: what is packed comes back, what was touched is refused."""
 
+import contextlib
 import struct
 
 import msgspec
@@ -233,6 +234,79 @@ def test_a_signed_but_malformed_document_is_refused():
     with pytest.raises(BundleError, match=r"signature\.json"):
         unpack(resigned(change, payload=content + payload[size:]), trust=TRUST)
     assert change.skipped == size
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)  # fmt: skip
+
+
+def places(document, path=()):
+    """Return the path of every value in a JSON document."""
+    items = (
+        document.items()
+        if isinstance(document, dict)
+        else enumerate(document)
+        if isinstance(document, list)
+        else ()
+    )
+    return [path, *(place for key, value in items for place in places(value, (*path, key)))]
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_whatever_a_signer_puts_in_is_read_or_refused(data):
+    # The signature says who wrote it, not that it is well-formed: nothing else may be raised.
+    parts_of = documents()
+    name = data.draw(st.sampled_from(sorted(parts_of)))
+    document = msgspec.json.decode(parts_of[name])
+    path = data.draw(st.sampled_from(places(document)))
+    value = data.draw(json_values)
+    if path:
+        target = document
+        for key in path[:-1]:
+            target = target[key]
+        target[path[-1]] = value
+    else:
+        document = value
+    parts_of[name] = msgspec.json.encode(document, order="deterministic")
+    with contextlib.suppress(BundleError, CompatibilityError):
+        unpack(reassembled(parts_of), trust=TRUST)
+
+
+def documents():
+    """Take the bundle apart: name to bytes of the manifest and of every JSON entry."""
+    manifest_size, signatures_size, _ = struct.unpack_from("<IIQ", BUNDLE, 8)
+    found = {"manifest": BUNDLE[24 : 24 + manifest_size]}
+    start = 24 + manifest_size + signatures_size
+    for entry in msgspec.json.decode(found["manifest"], type=Manifest).entries:
+        if entry.name.endswith(".json"):
+            found[entry.name] = BUNDLE[start : start + entry.size_bytes]
+        start += entry.size_bytes
+    return found
+
+
+def reassembled(parts_of):
+    """Put documents together again, with sizes, hashes and signature as a signer would."""
+    original = msgspec.json.decode(documents()["manifest"], type=Manifest)
+    manifest = msgspec.json.decode(parts_of["manifest"])
+    manifest_size, signatures_size, _ = struct.unpack_from("<IIQ", BUNDLE, 8)
+    start = 24 + manifest_size + signatures_size
+    payload = []
+    for position, entry in enumerate(original.entries):
+        content = parts_of.get(entry.name, BUNDLE[start : start + entry.size_bytes])
+        start += entry.size_bytes
+        payload.append(content)
+        with contextlib.suppress(TypeError, KeyError, IndexError, AttributeError):
+            if parts_of.get(entry.name) != documents().get(entry.name):
+                manifest["entries"][position].update(
+                    size_bytes=len(content), sha256=sha256_hex(content)
+                )
+    encoded = msgspec.json.encode(manifest, order="deterministic")
+    return bundle._assemble(encoded, [KEY], b"".join(payload))
 
 
 def test_a_newer_format_is_a_matter_of_compatibility():

@@ -42,7 +42,7 @@ class Vocabulary:
         """Return the codes of categories, adding the ones that are new; NaN for a missing one."""
         codes = []
         for given in categories:
-            if _is_missing(given):
+            if is_missing(given):
                 codes.append(np.nan)
                 continue
             category = _plain(given)
@@ -227,9 +227,9 @@ def _column(
         float32 = cells.dtype == np.float32
         numbers = pd.to_numeric(cells).to_numpy(dtype=np.float64, na_value=np.nan)
         return None, numbers.astype(np.float32), np.dtype(np.float32 if float32 else np.float64)
-    missing = [cell for cell in cells if _is_missing(cell)]
+    missing = [cell for cell in cells if is_missing(cell)]
     vocabulary = Vocabulary(list(known), missing=missing[0] if missing else np.nan)
-    seen = {_plain(cell) for cell in cells if not _is_missing(cell)}
+    seen = {_plain(cell) for cell in cells if not is_missing(cell)}
     vocabulary.codes(sorted(seen, key=lambda cell: (type(cell).__name__, cell)))
     return vocabulary, _encode(cells, vocabulary), np.dtype(object)
 
@@ -240,7 +240,7 @@ def _is_numeric(cells: "pd.Series[Any]") -> bool:
     if pd.api.types.is_numeric_dtype(cells.dtype):
         return True
     return all(
-        _is_missing(cell)
+        is_missing(cell)
         or (isinstance(cell, (int, float, np.number)) and not isinstance(cell, bool))
         for cell in cells
     )
@@ -249,12 +249,13 @@ def _is_numeric(cells: "pd.Series[Any]") -> bool:
 def _encode(cells: "pd.Series[Any]", vocabulary: Vocabulary) -> NDArray[np.float32]:
     codes = {category: code for code, category in enumerate(vocabulary.categories)}
     return np.array(
-        [np.nan if _is_missing(cell) else codes.get(_plain(cell), -1) for cell in cells],
+        [np.nan if is_missing(cell) else codes.get(_plain(cell), -1) for cell in cells],
         dtype=np.float32,
     )
 
 
-def _is_missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is None, NaN or pandas' NA."""
     if cell is None or cell is pd.NA:
         return True
     return isinstance(cell, (float, np.floating)) and math.isnan(cell)

@@ -98,6 +98,22 @@ class ThresholdTable:
         kind: Any = np.int32 if self.tensor.dtype == "int8" else np.float32
         return Folded(self.place[at], moved.astype(kind), missing)
 
+    def exceeds(
+        self, columns: Sequence[int] | NDArray[Any], limits: Sequence[float] | NDArray[Any]
+    ) -> Tensor:
+        """Return `value[column] > limit` as scikit-learn decides it in float64, bool (-1, q).
+
+        A missing value exceeds nothing, unless it is imputed on the way.
+        """
+        g = self.value.graph
+        folded = self.fold(columns, limits, compared_as="float64")
+        asked = g.gather(g.cast(self.tensor, "float32"), folded.columns, axis=1)
+        above = g.greater(asked, folded.thresholds.astype(np.float32))
+        imputed = folded.nan_image > np.asarray(limits)
+        if not imputed.any():
+            return above
+        return g.logical_or(above, g.logical_and(g.not_equal(asked, asked), imputed))
+
 
 def floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the largest finite float32 not above each value.

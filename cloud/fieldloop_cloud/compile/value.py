@@ -129,13 +129,25 @@ class Value:
 
     @cached_property
     def example_table(self) -> NDArray[np.float64]:
-        """The reference on the example's rows, float64 (n, width)."""
+        """The reference on the example's rows, float64 (n, width); without one nothing, (0, width).
+
+        A table made in the middle of a lowering has no reference, unless the lowering gave it one.
+        """
+        if self.reference is _unknown:
+            return np.zeros((0, self.width))
         return host_array(self.reference(self.example))
+
+    @property
+    def reference_dtype(self) -> np.dtype[Any]:
+        """What scikit-learn computes in at this place: float32 or float64."""
+        table = self.reference(self.example[:1])
+        dtype = getattr(table, "dtype", None)
+        return np.dtype(dtype if dtype is not None else np.float64)
 
     @property
     def example_mean(self) -> NDArray[np.float64]:
         """Mean of each column over the example; 0 where there is none."""
-        if not len(self.example):
+        if not len(self.example_table):
             return np.zeros(self.width)
         valid = np.isfinite(self.example_table)
         total = np.where(valid, self.example_table, 0.0).sum(axis=0)
@@ -257,11 +269,11 @@ def host_array(table: Table) -> NDArray[np.float64]:
     return np.asarray(dense, dtype=np.float64)
 
 
-def side_by_side(values: Sequence[Value], reference: Reference) -> Value:
+def side_by_side(values: Sequence[Value]) -> Value:
     """Return the columns of all values in one table (ColumnTransformer, FeatureUnion)."""
     first = values[0]
     if len(values) == 1:
-        return first.with_reference(reference)
+        return first
     parts = [value._as_affine() for value in values]  # noqa: SLF001 - this module's own
     affine = None
     if all(p.source is not None and p.base is parts[0].base for p in parts):
@@ -281,7 +293,7 @@ def side_by_side(values: Sequence[Value], reference: Reference) -> Value:
     return Value(
         graph=graph,
         width=sum(value.width for value in values),
-        reference=reference,
+        reference=_unknown,
         example=first.example,
         entrance=first.entrance,
         raw=tuple(r for value in values for r in value.raw),
@@ -323,7 +335,10 @@ def emit_product(
     """Emit base · matrix + offset as one FULLY_CONNECTED, after a centring SUB where it matters."""
     mean = base.example_mean
     table = base.tensor()
-    if len(base.example) and (np.abs(mean) > FAR * np.nanstd(base.example_table, axis=0)).any():
+    if (
+        len(base.example_table)
+        and (np.abs(mean) > FAR * np.nanstd(base.example_table, axis=0)).any()
+    ):
         centre = mean.astype(np.float32)
         table = g.sub(table, centre)
         offset = offset + centre.astype(np.float64) @ matrix

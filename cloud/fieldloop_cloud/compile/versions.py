@@ -75,7 +75,3 @@ def version_for(
     if op in {"FILL", "RANGE"}:
         dtypes = [results[0][1]]
     return max(at_least, _LOWEST.get(op, 1), *(table.get(dtype, 1) for dtype in dtypes))
-
-
-def _key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))

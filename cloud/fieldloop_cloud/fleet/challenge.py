@@ -1,9 +1,11 @@
 """May the challenger replace the champion? The gate between retraining and the fleet.
 
-Both flatbuffers answer the same labelled field rows, which neither was trained on. Only rows on
-which exactly one of them is right say anything:
+Both flatbuffers answer the same labelled field rows, which neither was trained on. A row is *won*
+if only the challenger is right (for numbers: if it is closer) and *lost* the other way round; the
+rest says nothing:
 
-1. *Better*: exact one-sided McNemar test over these rows, p <= alpha.
+1. *Better*: exact one-sided McNemar test over these rows (for numbers the sign test, and the mean
+   absolute error must not grow), p <= alpha.
 2. *No class pays for it*: for each class the same test the other way round, corrected for the
    number of classes (Holm). A class with too few rows to show that it lost nothing is named.
 3. *It still fits*: the variant is within its device's budget of bytes and latency.
@@ -13,12 +15,13 @@ McNemar 1947, Psychometrika 12; Holm 1979, Scand. J. Statist. 6.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fieldloop.errors import DataError, GateError, UnsupportedError
+from fieldloop.errors import DataError, GateError
 from fieldloop.signature import Category
 from fieldloop_cloud.compile.quantize import paired_drop_high
 from fieldloop_cloud.data.dataset import Dataset
@@ -63,13 +66,14 @@ class ChallengeResult:
     Attributes:
         accepted: Whether the challenger may go on.
         row_count: Labelled field rows compared.
-        champion_accuracy: On these rows.
-        challenger_accuracy: On these rows.
-        won: Rows that only the challenger got right.
-        lost: Rows that only the champion got right.
-        p_value: Exact one-sided McNemar test of "the challenger is better".
+        metric: `accuracy`, or `mean_absolute_error` for numbers.
+        champion_score: On these rows.
+        challenger_score: On these rows.
+        won: Rows on which the challenger is better.
+        lost: Rows on which the champion is better.
+        p_value: Exact one-sided test of "the challenger is better".
         alpha: Its level.
-        classes: Outcome by class.
+        classes: Outcome by class; empty for numbers.
         champion_size_bytes: Of the champion's flatbuffer.
         challenger_size_bytes: Of the challenger's.
         champion_latency_p90_ms: Measured on the workstation.
@@ -79,8 +83,9 @@ class ChallengeResult:
 
     accepted: bool
     row_count: int
-    champion_accuracy: float
-    challenger_accuracy: float
+    metric: Literal["accuracy", "mean_absolute_error"]
+    champion_score: float
+    challenger_score: float
     won: int
     lost: int
     p_value: float
@@ -119,31 +124,25 @@ def challenge(
 
     Raises:
         DataError: There are no rows.
-        UnsupportedError: The task is no classification.
     """
-    if audit.task != "classification":
-        raise UnsupportedError(
-            "the champion/challenger gate compares classifications only",
-            where=audit.name,
-            advice="Compare regressions by hand on labelled field rows and roll out yourself.",
-        )
     if not len(audit):
         raise DataError(
             "there are no labelled field rows to compare on",
             advice="Label randomly chosen field samples first.",
         )
-    before, after = (_right(item, audit) for item in (champion, challenger))
-    won, lost = after & ~before, before & ~after
-    p_value = better(int(won.sum()), int(lost.sum()))
-    classes = _by_class(audit, won, lost, alpha)
-    problems = _problems(p_value, alpha, classes, challenger)
+    paired = _paired(champion, challenger, audit)
+    won, lost = int(paired.won.sum()), int(paired.lost.sum())
+    p_value = better(won, lost)
+    classes = _by_class(audit, paired, alpha)
+    problems = _problems(p_value, alpha, paired, classes, challenger)
     return ChallengeResult(
         accepted=not problems,
         row_count=len(audit),
-        champion_accuracy=float(before.mean()),
-        challenger_accuracy=float(after.mean()),
-        won=int(won.sum()),
-        lost=int(lost.sum()),
+        metric=paired.metric,
+        champion_score=paired.before,
+        challenger_score=paired.after,
+        won=won,
+        lost=lost,
         p_value=p_value,
         alpha=alpha,
         classes=classes,
@@ -151,12 +150,48 @@ def challenge(
         challenger_size_bytes=challenger.size_bytes,
         champion_latency_p90_ms=champion.latency_p90_ms,
         challenger_latency_p90_ms=challenger.latency_p90_ms,
-        sentence=_sentence(before, after, p_value, problems, classes),
+        sentence=_sentence(paired, p_value, problems, classes),
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Paired:
+    """The rows that tell the two apart, boolean (n,), and both scores."""
+
+    metric: Literal["accuracy", "mean_absolute_error"]
+    won: NDArray[np.bool_]
+    lost: NDArray[np.bool_]
+    before: float
+    after: float
+
+
+def _paired(champion: Scored, challenger: Scored, audit: Dataset) -> _Paired:
+    if audit.labels:
+        old, new = (_right(item, audit) for item in (champion, challenger))
+        return _Paired(
+            metric="accuracy",
+            won=new & ~old,
+            lost=old & ~new,
+            before=float(old.mean()),
+            after=float(new.mean()),
+        )
+    before, after = (_errors(item, audit) for item in (champion, challenger))
+    return _Paired(
+        metric="mean_absolute_error",
+        won=after < before,
+        lost=before < after,
+        before=float(before.mean()),
+        after=float(after.mean()),
+    )
+
+
+def _errors(item: Scored, audit: Dataset) -> NDArray[np.float64]:
+    said = answers(item.compiled.tflite, item.compiled.signature, audit.X).predicted
+    return np.abs(np.asarray(said, dtype=np.float64).ravel() - audit.y)
+
+
 def better(won: int, lost: int) -> float:
-    """Exact one-sided McNemar p-value of "more won than lost".
+    """Exact one-sided McNemar (or sign test) p-value of "more won than lost".
 
     Example:
         >>> better(5, 0)
@@ -176,9 +211,8 @@ def _right(item: Scored, audit: Dataset) -> NDArray[np.bool_]:
     return right
 
 
-def _by_class(
-    audit: Dataset, won: NDArray[np.bool_], lost: NDArray[np.bool_], alpha: float
-) -> tuple[ClassOutcome, ...]:
+def _by_class(audit: Dataset, paired: _Paired, alpha: float) -> tuple[ClassOutcome, ...]:
+    won, lost = paired.won, paired.lost
     present = [index for index in range(len(audit.labels)) if (audit.y == index).any()]
     table = [
         (int((audit.y == k).sum()), int(won[audit.y == k].sum()), int(lost[audit.y == k].sum()))
@@ -215,11 +249,17 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
 
 
 def _problems(
-    p_value: float, alpha: float, classes: Sequence[ClassOutcome], challenger: Scored
+    p_value: float,
+    alpha: float,
+    paired: _Paired,
+    classes: Sequence[ClassOutcome],
+    challenger: Scored,
 ) -> list[str]:
     problems = []
     if p_value > alpha:
         problems.append(f"it is not shown to be better (p = {p_value:.3g} > {alpha:g})")
+    if paired.metric == "mean_absolute_error" and paired.after > paired.before:
+        problems.append("its mean absolute error is larger")
     worse = [str(item.label) for item in classes if item.worse]
     if worse:
         problems.append(f"it is worse on class {', '.join(worse)}")
@@ -231,23 +271,21 @@ def _problems(
 
 
 def _sentence(
-    before: NDArray[np.bool_],
-    after: NDArray[np.bool_],
-    p_value: float,
-    problems: Sequence[str],
-    classes: Sequence[ClassOutcome],
+    paired: _Paired, p_value: float, problems: Sequence[str], classes: Sequence[ClassOutcome]
 ) -> str:
     verdict = "the challenger is refused" if problems else "the challenger is accepted"
-    numbers = (
-        f"on {len(before)} labelled field rows the champion has {before.mean():.1%} and the "
-        f"challenger {after.mean():.1%} accuracy, exact McNemar p = {p_value:.2g}"
-    )
-    open_questions = [str(item.label) for item in classes if not (item.shown_safe or item.worse)]
+    if paired.metric == "accuracy":
+        scores = f"{paired.before:.1%} and the challenger {paired.after:.1%} accuracy"
+        test = "exact McNemar"
+    else:
+        scores = f"{paired.before:.4g} and the challenger {paired.after:.4g} mean absolute error"
+        test = "sign test"
+    numbers = f"on {len(paired.won)} labelled field rows the champion has {scores}, {test} p = "
+    unproven = [str(item.label) for item in classes if not (item.shown_safe or item.worse)]
     caveat = (
-        f"; too few rows to rule out a loss of {CLASS_MARGIN:.0%} on class "
-        f"{', '.join(open_questions)}"
-        if open_questions
+        f"; too few rows to rule out a loss of {CLASS_MARGIN:.0%} on class {', '.join(unproven)}"
+        if unproven
         else ""
     )
     because = f" because {' and '.join(problems)}" if problems else ""
-    return f"{verdict}{because}: {numbers}{caveat}"
+    return f"{verdict}{because}: {numbers}{p_value:.2g}{caveat}"

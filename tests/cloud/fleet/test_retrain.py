@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fieldloop_cloud as fl
-from fieldloop.errors import DataError, GateError, UnsupportedError
+from fieldloop.errors import DataError, GateError
 from fieldloop.telemetry import Clock, FieldSample
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.fleet.challenge import better, challenge, holm
@@ -61,7 +61,7 @@ def test_a_challenger_that_knows_the_changed_field_is_accepted_with_its_evidence
 ):
     done = retrain(champion, data, _field(data, 240), out=tmp_path / "second")
     assert done.accepted
-    assert done.gate.challenger_accuracy > done.gate.champion_accuracy + 0.1
+    assert done.gate.challenger_score > done.gate.champion_score + 0.1
     assert done.gate.p_value < 0.05
     assert done.gate.row_count + done.field_row_count == 240
     sentence = fl.Run.load(tmp_path / "second").lineage.gate["champion/challenger"]
@@ -141,10 +141,21 @@ def test_too_few_or_unfit_samples_are_refused(data):
         field_data(data, [replace(item, label="tulip") for item in _field(data, 100)])
 
 
-def test_a_regression_is_refused_by_type(champion):
+def test_numbers_are_gated_by_who_is_closer():
     numbers = fl.Dataset.load("sklearn:diabetes")
-    with pytest.raises(UnsupportedError, match="classifications only"):
-        challenge(champion.chosen, champion.chosen, numbers)
+    champion = fl.train(numbers, candidates=["ridge"])
+    rng = np.random.default_rng(0)
+    shift = np.zeros(numbers.X.shape[1], dtype=np.float32)
+    shift[2] = 0.15
+    done = retrain(champion, numbers, _field(numbers, 300, shift=shift))
+    assert done.gate.metric == "mean_absolute_error"
+    assert done.accepted
+    assert done.gate.challenger_score < done.gate.champion_score
+    assert "sign test" in done.gate.sentence
+    audit = numbers.take(rng.permutation(len(numbers))[:100])
+    back = challenge(champion.chosen, done.challenger.chosen, audit)
+    assert not back.accepted
+    assert "mean absolute error is larger" in back.sentence
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

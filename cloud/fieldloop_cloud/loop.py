@@ -23,7 +23,7 @@ from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.fleet.drift import DriftVerdict
 from fieldloop_cloud.fleet.field_test import FieldRecord, FieldTest
 from fieldloop_cloud.fleet.retrain import Retrained, retrain
-from fieldloop_cloud.fleet.rollout import RolloutState
+from fieldloop_cloud.fleet.rollout_state import RolloutState
 from fieldloop_cloud.fleet.server import Server
 from fieldloop_cloud.fleet.simulate import DeviceProcess, SensorChange
 from fieldloop_cloud.fleet.traffic import Traffic

@@ -8,7 +8,8 @@ from rich.console import Console
 from fieldloop.errors import CompatibilityError
 from fieldloop.state import HealthPolicy
 from fieldloop_cloud.cli.output import DURATION, emit, home_option, json_option, plain, table
-from fieldloop_cloud.fleet.rollout import Rollout, RolloutState
+from fieldloop_cloud.fleet.rollout import Rollout
+from fieldloop_cloud.fleet.rollout_state import RolloutState
 from fieldloop_cloud.fleet.store import Store
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.provision import provisioned

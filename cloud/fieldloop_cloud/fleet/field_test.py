@@ -18,7 +18,7 @@ from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.fleet.drift import DriftPolicy, DriftVerdict, verdicts
 from fieldloop_cloud.fleet.estimate import EstimatedAccuracy, estimated_accuracy
 from fieldloop_cloud.fleet.records import DeviceCounts
-from fieldloop_cloud.fleet.rollout import RolloutState
+from fieldloop_cloud.fleet.rollout_state import RolloutState
 from fieldloop_cloud.fleet.server import Server
 from fieldloop_cloud.fleet.simulate import DeviceProcess
 from fieldloop_cloud.fleet.traffic import Batch, Traffic

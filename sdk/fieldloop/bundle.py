@@ -97,6 +97,8 @@ def pack(
             "models and variants differ", advice="Give one model for each variant's precision."
         )
     documents = (signature, profile, tuple(golden), lineage)
+    for document in (*documents, tuple(variants)):
+        _check_finite(document)
     contents: dict[EntryName, bytes] = dict(
         zip(_DOCUMENTS, map(_canonical, documents), strict=True)
     )
@@ -197,6 +199,29 @@ def from_blob(blob: ArrayBlob) -> NDArray[Any]:
         )
     little = np.frombuffer(blob.data, dtype=dtype.newbyteorder("<"))
     return little.astype(dtype).reshape(blob.shape)
+
+
+def _check_finite(document: object) -> None:
+    """Refuse NaN and infinity: JSON writes null for them, and null means 'not known' here."""
+    pending = [("", msgspec.to_builtins(document, enc_hook=_refuse))]
+    while pending:
+        place, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [(f"{place}.{key}", item) for key, item in value.items()]
+        elif isinstance(value, (list, tuple)):
+            pending += [(f"{place}[{number}]", item) for number, item in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise DataError(
+                f"a bundle cannot hold {value}",
+                where=place.removeprefix("."),
+                advice="Leave the value out or mend its source.",
+            )
+
+
+def _refuse(value: object) -> object:
+    raise DataError(
+        f"a bundle cannot hold a {type(value).__name__}", advice="Give plain numbers and text."
+    )
 
 
 def _canonical(document: object) -> bytes:

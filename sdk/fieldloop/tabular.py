@@ -49,11 +49,10 @@ class TabularEncoder:
         self._pick: Callable[[Mapping[str, Any]], tuple[Any, ...]] = (
             itemgetter(*self._names) if self._size > 1 else lambda row: (row[self._names[0]],)
         )
-        lows = [-math.inf if feature.low is None else feature.low for feature in features]
-        highs = [math.inf if feature.high is None else feature.high for feature in features]
+        bounds = [_bounds(feature) for feature in features]
         # Compared as float32, like the row: 0.3 must not lie below a lowest value of 0.3.
-        self._lows = np.asarray(lows, dtype=np.float32)
-        self._highs = np.asarray(highs, dtype=np.float32)
+        self._lows = np.asarray([low for low, _ in bounds], dtype=np.float32)
+        self._highs = np.asarray([high for _, high in bounds], dtype=np.float32)
         self._low_list: list[float] = self._lows.tolist()
         self._high_list: list[float] = self._highs.tolist()
 
@@ -103,7 +102,10 @@ class TabularEncoder:
         return encoded
 
     def out_of_range(self, rows: NDArray[np.float32]) -> list[tuple[str, ...]]:
-        """Name, for each encoded row, the features outside what was seen in training."""
+        """Name, for each encoded row, the features outside what was seen in training.
+
+        An unknown category is outside, a missing value is not.
+        """
         if len(rows) == 1:
             values = rows[0].tolist()
             if all(map(le, self._low_list, values)) and all(map(le, values, self._high_list)):
@@ -180,6 +182,13 @@ class TabularEncoder:
         if codes is not None:
             return _code(value, feature, codes, place)
         return _number(value, place)
+
+
+def _bounds(feature: FeatureSpec) -> tuple[float, float]:
+    if feature.categories:
+        return 0.0, len(feature.categories) - 1.0
+    low = -math.inf if feature.low is None else feature.low
+    return low, math.inf if feature.high is None else feature.high
 
 
 def _code(value: object, feature: FeatureSpec, codes: Mapping[Category, int], place: str) -> float:

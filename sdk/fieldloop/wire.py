@@ -45,7 +45,8 @@ def encode(message: msgspec.Struct) -> bytes:
     """Write one message as JSON.
 
     Raises:
-        DataError: It is larger than `MAX_PAYLOAD_BYTES` or holds what JSON cannot say.
+        DataError: It is larger than `MAX_PAYLOAD_BYTES` or holds what JSON cannot say, such as NaN
+            in a field for numbers.
 
     Example:
         >>> from fieldloop.telemetry import Ack
@@ -60,6 +61,8 @@ def encode(message: msgspec.Struct) -> bytes:
             advice="Use numbers, text, lists and objects only.",
         ) from error
     _check_size(payload, type(message).__name__)
+    if b"null" in payload:
+        _check_nulls(payload, type(message))
     return payload
 
 
@@ -102,6 +105,16 @@ def _check_size(payload: bytes, name: str) -> None:
             f"a {name} of {len(payload)} bytes is larger than {MAX_PAYLOAD_BYTES}",
             advice="Send smaller messages.",
         )
+
+
+def _check_nulls(payload: bytes, kind: type[msgspec.Struct]) -> None:
+    """Refuse to send NaN: JSON writes null for it, and the other side would refuse the message."""
+    try:
+        msgspec.json.decode(payload, type=kind)
+    except msgspec.ValidationError as error:
+        raise DataError(
+            f"a {kind.__name__} holds NaN or infinity: {error}", advice="Send finite numbers only."
+        ) from error
 
 
 def _check_version(version: int, name: str) -> None:

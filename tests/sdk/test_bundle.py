@@ -389,6 +389,20 @@ def test_a_bundle_for_newer_runtimes_only_is_refused_with_what_it_needs():
         unpack(BUNDLE, trust=policy)
 
 
+def with_low(low):
+    feature = msgspec.structs.replace(SIGNATURE.features[0], low=low)
+    return msgspec.structs.replace(SIGNATURE, features=(feature, SIGNATURE.features[1]))
+
+
+def with_score(score):
+    return msgspec.structs.replace(parts()["variants"][0], score=score)
+
+
+def test_the_parts_that_the_next_test_breaks_are_sound():
+    variants = [with_score(0.5), parts()["variants"][1]]
+    assert pack(**parts(signature=with_low(-1.5), variants=variants))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -401,6 +415,8 @@ def test_a_bundle_for_newer_runtimes_only_is_refused_with_what_it_needs():
         {"lineage": msgspec.structs.replace(LINEAGE, parameters={"depth": object()})},
         {"profile": msgspec.structs.replace(PROFILE, row_count=float("nan"))},
         {"signature": msgspec.structs.replace(SIGNATURE, inputs=())},
+        {"signature": with_low(float("-inf"))},
+        {"variants": [with_score(float("nan")), parts()["variants"][1]]},
     ],
 )
 def test_parts_that_make_no_bundle_are_refused_when_packing(changes):

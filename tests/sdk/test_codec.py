@@ -257,6 +257,11 @@ class TestRange:
     def test_the_lowest_value_seen_lies_inside_though_it_is_rounded_to_float32(self):
         assert NUMERIC._out_of_range(NUMERIC.encode_row([0.3, 1, 1]), 1) == [()]
 
+    def test_an_unknown_category_is_outside_and_a_known_one_is_not(self):
+        rows = MIXED.encode_rows([["petrol", 1, "z"], ["diesel", 1, "b"], [7, None, None]])
+        assert MIXED._out_of_range(rows, 3) == [("site",), (), ()]
+        assert MIXED._out_of_range(rows[:1], 1) == [("site",)]
+
     def test_a_missing_value_is_not_outside(self):
         codec = Codec(
             signature(features=[FeatureSpec(name="a", low=0, high=1, missing_allowed=True)])

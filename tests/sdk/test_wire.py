@@ -205,3 +205,13 @@ def test_what_cannot_be_sent_is_refused():
         wire.encode(sample)
     with pytest.raises(DataError, match="larger"):
         wire.encode(msgspec.structs.replace(sample, raw=["x" * wire.MAX_PAYLOAD_BYTES]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_number_that_json_cannot_say_is_refused_by_the_sender(bad):
+    clock = Clock(mono_ms=0, wall_ms=0)
+    sample = FieldSample(boot=1, seq=1, at=clock, model="", sample_id="", raw=[bad, None, "null"])
+    # A missing value in the raw row is null on the wire: that is what it means.
+    assert wire.decode(FieldSample, wire.encode(sample)).raw == [None, None, "null"]
+    with pytest.raises(DataError, match="NaN"):
+        wire.encode(msgspec.structs.replace(sample, inclusion_probability=bad))

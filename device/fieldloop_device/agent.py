@@ -7,7 +7,6 @@ have threads of their own, and each of them does its work in a step (`record`, `
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 import threading
@@ -19,24 +18,23 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from fieldloop.bundle import sha256_hex
 from fieldloop.clock import ClockSource, SystemClock
 from fieldloop.codec import Prediction
 from fieldloop.device_root import DeviceRoot, Slot, locked, write_active
 from fieldloop.errors import EnvironmentFaultError, FieldloopError
-from fieldloop.integrity import TrustPolicy
 from fieldloop.mqtt import MqttTransport
 from fieldloop.signature import Category
 from fieldloop.state import DesiredState, ReportedState, SelfTestReceipt
-from fieldloop.telemetry import Event
 from fieldloop.transport import Transport, Will
-from fieldloop_device.config import load_config, read_trust
+from fieldloop_device.config import load_config
 from fieldloop_device.connection import mqtt_settings
-from fieldloop_device.monitor import MODEL_ID_DIGITS
-from fieldloop_device.outbox import NumberedMessage, Outbox
+from fieldloop_device.loop import Loop
+from fieldloop_device.opener import BundleOpener
+from fieldloop_device.outbox import Outbox
+from fieldloop_device.recorder import Recorder
 from fieldloop_device.records import RecordStore
 from fieldloop_device.reporter import Reporter, death
-from fieldloop_device.runtime import Runtime, read_bundle, read_measured
+from fieldloop_device.runtime import Runtime
 from fieldloop_device.sampling import Redaction, Sampler
 from fieldloop_device.selftest import run_in_child
 from fieldloop_device.serving import Serving
@@ -46,9 +44,7 @@ from fieldloop_device.updater import Updater
 
 logger = logging.getLogger(__name__)
 
-_TICK_S = 0.25
 _DRAIN_POLL_S = 0.02
-_MAX_DETAIL = 500
 
 
 class Agent:
@@ -83,22 +79,12 @@ class Agent:
         self._clock = clock or SystemClock()
         self._redact = redact
         self._make_transport = make_transport
-        self._trust = read_trust(
-            self.root.trusted,
-            device_class=self.config.device.device_class,
-            backend=self.config.runtime.backend,
-        )
+        self._open = BundleOpener(self.root, self.config)
         self._stack = contextlib.ExitStack()
-        self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
-        self._record_wake = threading.Event()
-        self._pump_wake = threading.Event()
-        self._update_wake = threading.Event()
-        self._events: list[Event] = []
-        self._events_lock = threading.Lock()
-        self._window_count = 0
-        self._next_cut_ms = 0
-        self._known_drops = self._known_quarantines = 0
+        self._recording = Loop("recorder", self._record_step)
+        self._sending = Loop("reporter", self.pump)
+        self._updating = Loop("updater", self._update)
         self._last_status: Status | None = None
         self._status_failed = False
         self.boot = 0
@@ -137,8 +123,6 @@ class Agent:
         self._drain(drain_s)
         self._stop.set()
         self.updater.close()
-        for event in (self._record_wake, self._pump_wake, self._update_wake):
-            event.set()
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -185,7 +169,7 @@ class Agent:
             prediction_count=self.serving.answered_count,
             rejected_count=self.serving.rejected_count,
             failed_count=self.serving.failed_count,
-            window_count=self._window_count,
+            window_count=self.recorder.window_count,
             outbox_count=self.outbox.count,
             outbox_bytes=self.outbox.size_bytes,
             dropped_count=self.outbox.dropped_count,
@@ -216,18 +200,8 @@ class Agent:
 
     def announce(self, kind: str, detail: str = "") -> None:
         """Send an event home, without waiting for the next window."""
-        event = Event(
-            boot=0,
-            seq=0,
-            at=self._clock.read(),
-            model=self.running_sha256[:MODEL_ID_DIGITS],
-            kind=kind,
-            detail=detail[:_MAX_DETAIL],
-        )
-        logger.info("%s: %s", kind, detail)
-        with self._events_lock:
-            self._events.append(event)
-        self._record_wake.set()
+        self.recorder.announce(kind, detail, sha256=self.running_sha256)
+        self._recording.wake()
 
     def report(self) -> None:
         """Tell the cloud the reported state, and the disk the status."""
@@ -252,24 +226,12 @@ class Agent:
 
     def record(self, *, cut: bool = False) -> None:
         """Store events at once, and windows with their samples when they are due or asked for."""
-        now = self._clock.read()
-        messages: list[NumberedMessage] = []
-        is_due = cut or now.mono_ms >= self._next_cut_ms
-        if is_due:
-            windows = self.serving.cut()
-            self._window_count += len(windows)
-            messages += windows
-            messages += self.serving.take_samples()
-            self._next_cut_ms = now.mono_ms + int(self.config.telemetry.window_s * 1000)
+        stored_count, was_cut = self.recorder.record(cut=cut)
+        if stored_count:
+            self._sending.wake()
+        if was_cut:
             if self.store.fault:
                 self.store.put_if_possible(self.store.records)
-        with self._events_lock:
-            messages += self._events
-            self._events = []
-        if self.outbox.append(messages, wall_ms=now.wall_ms):
-            self._pump_wake.set()
-        if is_due:
-            self._notice_losses()
             self._write_status()
 
     def pump(self) -> int:
@@ -290,14 +252,17 @@ class Agent:
         self.outbox.begin(self.boot)
         self.serving = Serving(self._clock, self._make_sampler)
         self.serving.begin(self.boot)
+        window_ms = int(self.config.telemetry.window_s * 1000)
+        self.recorder = Recorder(self.serving, self.outbox, self._clock, window_ms=window_ms)
         self._stack.callback(self.serving.activate, None)
+        self._open.floor = lambda: self.store.records.floor
         self.updater = Updater(
             self.root,
             self.store,
             self,
             clock=self._clock,
-            open_download=self._open_download,
-            open_slot=self._open_slot,
+            open_download=self._open.download,
+            open_slot=self._open.slot,
             self_test=self._self_test,
             max_bundle_bytes=self.config.update.max_bundle_bytes,
             min_bytes_per_s=self.config.update.min_bytes_per_s,
@@ -305,7 +270,7 @@ class Agent:
 
     def _load_model(self) -> None:
         preferred = self.updater.recover()
-        loaded = load_best(self.root, preferred, self._open_slot)
+        loaded = load_best(self.root, preferred, self._open.slot)
         self.serving.activate(loaded.runtime)
         if loaded.faults:
             self.announce("runtime-error", "; ".join(loaded.faults))
@@ -338,7 +303,7 @@ class Agent:
             transport=self.transport,
             clock=self._clock,
             on_desired=self._hear_desired,
-            wake=self._pump_wake.set,
+            wake=self._sending.wake,
         )
         self._stack.callback(self.transport.close)
         self._stack.callback(self.reporter.say_goodbye)
@@ -349,28 +314,12 @@ class Agent:
 
     def _start_threads(self) -> None:
         self._stack.callback(self._last_words)
-        for name, wake, step in (
-            ("recorder", self._record_wake, self.record),
-            ("reporter", self._pump_wake, self.pump),
-            ("updater", self._update_wake, self._update),
-        ):
-            thread = threading.Thread(
-                target=self._loop, args=(wake, step), name=f"fieldloop-{name}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
-            self._stack.callback(thread.join)
+        for loop in (self._recording, self._sending, self._updating):
+            loop.start()
+            self._stack.callback(loop.stop)
 
-    def _loop(self, wake: threading.Event, step: Callable[[], object]) -> None:
-        while not self._stop.is_set():
-            wake.clear()
-            try:
-                step()
-            except Exception:
-                # A thread that ends would silence the device for good.
-                logger.exception("a step failed; it is tried again")
-                self._stop.wait(1.0)
-            wake.wait(_TICK_S)
+    def _record_step(self) -> None:
+        self.record()
 
     def _update(self) -> None:
         while self.updater.step() and not self._stop.is_set():
@@ -379,7 +328,7 @@ class Agent:
     def _drain(self, limit_s: float) -> None:
         """Give the reporter's thread time to empty the outbox."""
         deadline = time.monotonic() + limit_s
-        if not self._threads or self.reporter is None:
+        if not self._sending.is_running or self.reporter is None:
             return
         self.record(cut=True)
         while self.reporter.is_connected and self.outbox.count and time.monotonic() < deadline:
@@ -390,25 +339,6 @@ class Agent:
         self.pump()
 
     # Details
-
-    def _open_download(self, path: Path) -> Runtime:
-        """Open what came from outside: nothing below the floor."""
-        trust = dataclasses.replace(self._trust, release_floor=self.store.records.floor)
-        return self._open(path, trust)
-
-    def _open_slot(self, path: Path) -> Runtime:
-        """Open a slot: it met the floor when it was filled, and going back must stay possible."""
-        return self._open(path, self._trust)
-
-    def _open(self, path: Path, trust: TrustPolicy) -> Runtime:
-        data = read_bundle(path)
-        return Runtime.open(
-            data,
-            trust=trust,
-            backend=self.config.runtime.backend,
-            num_threads=self.config.runtime.num_threads,
-            measured=read_measured(self.root.measured, sha256_hex(data)),
-        )
 
     def _self_test(self, slot: Slot) -> SelfTestReceipt | None:
         return run_in_child(self.root, slot, self.config, is_cancelled=self._stop.is_set)
@@ -427,19 +357,10 @@ class Agent:
 
     def _hear_desired(self, desired: DesiredState) -> None:
         self.updater.want(desired)
-        self._update_wake.set()
+        self._updating.wake()
 
     def _note_error(self, error: Exception) -> None:
         logger.warning("%s", error)
-
-    def _notice_losses(self) -> None:
-        if self.outbox.quarantined_count > self._known_quarantines:
-            self._known_quarantines = self.outbox.quarantined_count
-            self.announce("outbox-quarantined", "a corrupt outbox was put aside, a new one begun")
-        if self.outbox.dropped_count > self._known_drops:
-            lost = self.outbox.dropped_count - self._known_drops
-            self._known_drops = self.outbox.dropped_count
-            self.announce("messages-dropped", f"{lost} messages were dropped for want of space")
 
     def _write_status(self) -> None:
         status = self.status

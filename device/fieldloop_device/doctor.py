@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import sqlite3
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from fieldloop.device_root import DeviceRoot, read_active
 from fieldloop.errors import ConfigError, EnvironmentFaultError, FieldloopError, NotConnectedError
 from fieldloop_device.config import DeviceConfig, load_config
 from fieldloop_device.connection import mqtt_settings
-from fieldloop_device.outbox import read_only_counts
+from fieldloop_device.outbox_database import read_totals
 from fieldloop_device.runtime import Runtime
 from fieldloop_device.selftest import replay
 
@@ -149,8 +150,15 @@ def _bundle(root: DeviceRoot) -> str:
 def _outbox(root: DeviceRoot) -> str:
     if not root.outbox.exists():
         return "empty"
-    count, size = read_only_counts(root.outbox)
-    return f"{count} messages, {size} bytes"
+    try:
+        count, size_bytes = read_totals(root.outbox)
+    except sqlite3.Error as error:
+        raise EnvironmentFaultError(
+            f"the outbox cannot be read: {error}",
+            where=str(root.outbox),
+            advice="It is put aside and begun anew when the agent starts.",
+        ) from error
+    return f"{count} messages, {size_bytes} bytes"
 
 
 def _broker(root: DeviceRoot, config: DeviceConfig) -> str:

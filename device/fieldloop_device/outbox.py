@@ -13,21 +13,24 @@ says that it is stored. Rules that keep counts honest:
 - A database that is corrupt is put aside under another name, counted, and a new one begun.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from fieldloop import wire
-from fieldloop.errors import DataError, EnvironmentFaultError
+from fieldloop.errors import DataError
 from fieldloop.telemetry import Ack, Event, FieldSample, Stream, TelemetryWindow
 from fieldloop_device.backlog import Backlog
+from fieldloop_device.outbox_database import OutboxDatabase
 from fieldloop_device.windows import can_merge, merge
+
+ResultT = TypeVar("ResultT")
 
 NumberedMessage = TelemetryWindow | Event | FieldSample
 
@@ -37,17 +40,8 @@ KINDS: dict[Stream, type[NumberedMessage]] = {
     "smp": FieldSample,
 }
 
-MAX_QUARANTINED = 2
 _MERGE_AT_ONCE = 64
 _DAY_MS = 86_400_000
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS message (
-    boot INTEGER NOT NULL, seq INTEGER NOT NULL, stream TEXT NOT NULL, payload BLOB NOT NULL,
-    PRIMARY KEY (boot, seq)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,24 +69,18 @@ class Outbox:
     Args:
         path: The database.
         max_bytes: Cap for the payloads.
-
-    Attributes:
-        quarantined_count: Databases that were found corrupt since the start.
-        dropped_count: Messages that had to be dropped since the boot began.
     """
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
-        self._path = path
+        self._database = OutboxDatabase(path)
         self._max_bytes = max_bytes
         self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
         self._boot = 0
         self._next_seq = 1
         self._size_bytes = 0
         self._backlog = Backlog()
         self._dropped_rows = 0
-        self.quarantined_count = 0
-        self.fault = ""
+        self._is_counted = False
         with self._lock:
             self._open()
 
@@ -102,18 +90,26 @@ class Outbox:
         return self._dropped_rows + self._backlog.dropped_count
 
     @property
+    def quarantined_count(self) -> int:
+        """Databases that were found corrupt since the start."""
+        return self._database.quarantined_count
+
+    @property
+    def fault(self) -> str:
+        """Why messages cannot be stored now; empty if they can."""
+        return self._database.fault
+
+    @property
     def last_boot(self) -> int:
         """Highest boot that stored a message here; 0 if none did."""
         with self._lock:
-            return self._counter("boot") if self._connection else 0
+            return self._read(lambda database: database.counter("boot"), 0)
 
     @property
     def count(self) -> int:
         """Messages on disk."""
         with self._lock:
-            if self._connection is None:
-                return 0
-            return int(self._connection.execute("SELECT count(*) FROM message").fetchone()[0])
+            return self._read(lambda database: database.totals()[0], 0)
 
     @property
     def size_bytes(self) -> int:
@@ -145,19 +141,17 @@ class Outbox:
 
     def pending(self, *, after: tuple[int, int] = (0, 0), limit: int = 64) -> list[Row]:
         """Return the oldest unacknowledged messages behind a number, in order."""
+        query = (
+            "SELECT boot, seq, stream, payload FROM message "
+            "WHERE (boot, seq) > (?, ?) ORDER BY boot, seq LIMIT ?"
+        )
+        found: list[tuple[int, int, Stream, bytes]] = []
         with self._lock:
-            if not self._usable():
-                return []
-            try:
-                rows = self._database.execute(
-                    "SELECT boot, seq, stream, payload FROM message "
-                    "WHERE (boot, seq) > (?, ?) ORDER BY boot, seq LIMIT ?",
-                    (*after, limit),
-                ).fetchall()
-            except sqlite3.Error as error:
-                self._suffer(error)
-                return []
-            return [Row(*row) for row in rows]
+            rows = self._read(
+                lambda database: database.connection.execute(query, (*after, limit)).fetchall(),
+                found,
+            )
+        return [Row(*row) for row in rows]
 
     def mark_sent(self, number: tuple[int, int]) -> bool:
         """Remember durably that messages up to this one may have left; call it before they do.
@@ -166,14 +160,14 @@ class Outbox:
             False if it could not be written: then they must not be sent.
         """
         with self._lock:
-            if not self._usable():
+            if not self._open():
                 return False
             if number <= self._sent_mark():
                 return True
             try:
-                with self._transaction() as connection:
-                    self._set(connection, "sent_boot", number[0])
-                    self._set(connection, "sent_seq", number[1])
+                with self._database.transaction():
+                    self._database.set_counter("sent_boot", number[0])
+                    self._database.set_counter("sent_seq", number[1])
             except sqlite3.Error as error:
                 self._suffer(error)
                 return False
@@ -182,17 +176,16 @@ class Outbox:
     def acknowledge(self, ack: Ack) -> int:
         """Delete what the cloud has stored; returns how many messages that were."""
         with self._lock:
-            if not self._usable():
+            if not self._open():
                 return 0
             deleted = 0
             try:
-                with self._transaction() as connection:
+                with self._database.transaction() as connection:
                     for first, last in ack.ranges:
                         deleted += self._delete(
                             connection, "boot = ? AND seq BETWEEN ? AND ?", ack.boot, first, last
                         )
             except sqlite3.Error as error:
-                self._size_bytes = 0  # counted again when the database is next opened or pruned
                 self._suffer(error)
                 return 0
             return deleted
@@ -200,53 +193,58 @@ class Outbox:
     def samples_on(self, wall_ms: int) -> int:
         """Return how many field samples were stored on this day."""
         with self._lock:
-            if not self._usable() or self._counter("sample_day") != wall_ms // _DAY_MS:
-                return 0
-            return self._counter("sample_count")
+            day, count = self._read(
+                lambda database: (database.counter("sample_day"), database.counter("sample_count")),
+                (0, 0),
+            )
+        return count if day == wall_ms // _DAY_MS else 0
 
     def close(self) -> None:
         """Close the database."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._database.close()
+            self._is_counted = False
+
+    def _open(self) -> bool:
+        """Make the database usable if that is possible, and know its size."""
+        is_open = self._database.open()
+        if is_open and not self._is_counted:
+            self._size_bytes = self._read(lambda database: database.totals()[1], 0)
+            self._is_counted = True
+        return is_open
+
+    def _read(self, query: Callable[[OutboxDatabase], ResultT], default: ResultT) -> ResultT:
+        """Ask the database; a fault costs the answer, never the caller."""
+        if not self._database.open():
+            return default
+        try:
+            return query(self._database)
+        except sqlite3.Error as error:
+            self._suffer(error)
+            return default
+
+    def _suffer(self, error: sqlite3.Error) -> None:
+        self._is_counted = False
+        self._database.suffer(error)
 
     # Storing
 
     def _store_backlog(self, wall_ms: int) -> int:
         waiting = self._backlog.messages
-        if not self._usable():
+        if not self._open():
             return 0
         try:
-            with self._transaction() as connection:
+            with self._database.transaction() as connection:
                 rows = self._insert(connection, waiting, wall_ms)
         except sqlite3.Error as error:
             self._suffer(error)
             return 0
-        self.fault = ""
         self._next_seq += len(rows)
         self._dropped_rows += len(waiting) - len(rows)
         self._size_bytes += sum(len(row.payload) for row in rows)
         self._backlog.clear()
         self._make_room()
         return len(rows)
-
-    @property
-    def _database(self) -> sqlite3.Connection:
-        assert self._connection is not None
-        return self._connection
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._database
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
 
     def _insert(
         self, connection: sqlite3.Connection, messages: Sequence[NumberedMessage], wall_ms: int
@@ -265,13 +263,17 @@ class Outbox:
             "INSERT INTO message VALUES (?, ?, ?, ?)",
             [(row.boot, row.seq, row.stream, row.payload) for row in rows],
         )
-        self._set(connection, "boot", self._boot)
+        self._database.set_counter("boot", self._boot)
         samples = sum(row.stream == "smp" for row in rows)
         if samples:
             day = wall_ms // _DAY_MS
-            before = self._counter("sample_count") if self._counter("sample_day") == day else 0
-            self._set(connection, "sample_day", day)
-            self._set(connection, "sample_count", before + samples)
+            before = (
+                self._database.counter("sample_count")
+                if self._database.counter("sample_day") == day
+                else 0
+            )
+            self._database.set_counter("sample_day", day)
+            self._database.set_counter("sample_count", before + samples)
         return rows
 
     def _numbered(self, message: NumberedMessage, seq: int) -> Row | None:
@@ -297,16 +299,8 @@ class Outbox:
         self._size_bytes -= int(freed)
         return count
 
-    def _counter(self, name: str) -> int:
-        row = self._database.execute("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
-        return int(row[0]) if row else 0
-
-    @staticmethod
-    def _set(connection: sqlite3.Connection, name: str, value: int) -> None:
-        connection.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
-
     def _sent_mark(self) -> tuple[int, int]:
-        return self._counter("sent_boot"), self._counter("sent_seq")
+        return self._database.counter("sent_boot"), self._database.counter("sent_seq")
 
     # Space
 
@@ -322,20 +316,17 @@ class Outbox:
     def _merge_oldest(self) -> bool:
         rows = [
             Row(*row)
-            for row in self._database.execute(
+            for row in self._database.connection.execute(
                 "SELECT boot, seq, stream, payload FROM message "
                 "WHERE stream = 'tel' AND (boot, seq) > (?, ?) ORDER BY boot, seq LIMIT ?",
                 (*self._sent_mark(), _MERGE_AT_ONCE),
             )
         ]
         for earlier, later in itertools.pairwise(rows):
-            first, second = earlier.message(), later.message()
-            assert isinstance(first, TelemetryWindow)
-            assert isinstance(second, TelemetryWindow)
-            if not can_merge(first, second):
+            payload = _merged(earlier, later)
+            if payload is None:
                 continue
-            payload = wire.encode(merge(first, second))
-            with self._transaction() as connection:
+            with self._database.transaction() as connection:
                 connection.execute("DELETE FROM message WHERE (boot, seq) = (?, ?)", earlier.number)
                 connection.execute(
                     "UPDATE message SET payload = ? WHERE (boot, seq) = (?, ?)",
@@ -347,78 +338,26 @@ class Outbox:
 
     def _drop_oldest(self) -> bool:
         for stream in ("smp", "evt", "tel"):
-            row = self._database.execute(
+            row = self._database.connection.execute(
                 "SELECT boot, seq FROM message WHERE stream = ? ORDER BY boot, seq LIMIT 1",
                 (stream,),
             ).fetchone()
             if row is not None:
-                with self._transaction() as connection:
+                with self._database.transaction() as connection:
                     self._delete(connection, "boot = ? AND seq = ?", *row)
                 self._dropped_rows += 1
                 return True
         return False
 
-    # Faults
 
-    def _usable(self) -> bool:
-        if self._connection is None:
-            self._open()
-        return self._connection is not None
-
-    def _open(self) -> None:
-        for _ in range(2):
-            try:
-                self._connect()
-            except sqlite3.DatabaseError as error:
-                self._suffer(error)
-            if self._connection is not None:
-                return
-
-    def _connect(self) -> None:
-        connection = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False, timeout=10.0
-        )
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            _check_soundness(connection)
-            connection.executescript(_SCHEMA)
-            size = connection.execute("SELECT coalesce(sum(length(payload)), 0) FROM message")
-            self._size_bytes = int(size.fetchone()[0])
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
-
-    def _suffer(self, error: sqlite3.Error) -> None:
-        """Remember a fault; put the database aside if it is corrupt and not merely unwritable."""
-        self.fault = str(error)
-        self.close()
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-            error, sqlite3.OperationalError
-        ):
-            self._quarantine()
-
-    def _quarantine(self) -> None:
-        kept = sorted(self._path.parent.glob(f"{self._path.name}.corrupt-*"))
-        target = self._path.with_name(f"{self._path.name}.corrupt-{len(kept)}")
-        try:
-            if len(kept) >= MAX_QUARANTINED:
-                self._path.unlink(missing_ok=True)
-            else:
-                self._path.replace(target)
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        except OSError as problem:
-            self.fault = f"{self.fault}; it cannot be put aside: {problem.strerror}"
-            return
-        self.quarantined_count += 1
-
-
-def _check_soundness(connection: sqlite3.Connection) -> None:
-    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
+def _merged(earlier: Row, later: Row) -> bytes | None:
+    """Return the sum of two windows; None if they do not belong together or cannot be read."""
+    try:
+        first = wire.decode(TelemetryWindow, earlier.payload)
+        second = wire.decode(TelemetryWindow, later.payload)
+        return wire.encode(merge(first, second)) if can_merge(first, second) else None
+    except DataError:
+        return None
 
 
 def _stream(message: NumberedMessage) -> Stream:
@@ -429,23 +368,3 @@ def _stream(message: NumberedMessage) -> Stream:
         f"a {type(message).__name__} is not a numbered message",
         advice="Send a window, an event or a sample.",
     )
-
-
-def read_only_counts(path: Path) -> tuple[int, int]:
-    """Return the number and size of stored messages without touching the database.
-
-    Raises:
-        EnvironmentFaultError: It cannot be read.
-    """
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-            row = connection.execute(
-                "SELECT count(*), coalesce(sum(length(payload)), 0) FROM message"
-            ).fetchone()
-    except sqlite3.Error as error:
-        raise EnvironmentFaultError(
-            f"the outbox cannot be read: {error}",
-            where=str(path),
-            advice="It is put aside and begun anew when the agent starts.",
-        ) from error
-    return int(row[0]), int(row[1])

@@ -182,13 +182,13 @@ def test_a_corrupt_database_is_put_aside_counted_and_replaced(tmp_path, damage):
 
 def test_a_database_that_rots_while_it_is_open_does_not_stop_the_numbers(tmp_path, outbox):
     outbox.append([event("x" * 400) for _ in range(100)])
-    outbox._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    outbox._database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     path = tmp_path / "outbox.sqlite"
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xa5" * (size - 4096))
-    outbox._database.execute("PRAGMA cache_size=0")
+    outbox._database.connection.execute("PRAGMA cache_size=0")
     outbox.pending()
     outbox.append([window(7)])
     outbox.append([window(8)])
@@ -278,8 +278,8 @@ def test_the_days_samples_are_counted_across_restarts(tmp_path, outbox):
 
 
 def test_it_is_as_durable_as_sqlite_can_be(outbox):
-    assert outbox._database.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-    assert outbox._database.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert outbox._database.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert outbox._database.connection.execute("PRAGMA synchronous").fetchone()[0] == 2
 
 
 def test_a_stored_payload_is_what_the_wire_carries(outbox):
@@ -288,3 +288,15 @@ def test_a_stored_payload_is_what_the_wire_carries(outbox):
     assert wire.decode(TelemetryWindow, row.payload) == msgspec.structs.replace(
         window(4), boot=1, seq=1
     )
+
+
+def test_a_payload_that_cannot_be_read_stops_no_merging(tmp_path):
+    box = small(tmp_path, 1_000)
+    box.append([window(1)])
+    box._database.connection.execute("UPDATE message SET payload = ?", (b"rotten",))
+    for _ in range(60):
+        box.append([window(2)])
+    kept = [row for row in box.pending() if row.payload != b"rotten"]
+    assert sum(row.message().prediction_count for row in kept) == 120
+    assert box.size_bytes <= 1_000
+    box.close()

@@ -32,8 +32,9 @@ class Environment:
     def python(self) -> Path:
         return self.path / "bin" / "python"
 
-    def run(self, command, *arguments, **options):
+    def run(self, command, *arguments, **variables):
         """Run one of the environment's commands, away from the repository."""
+        inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         return subprocess.run(
             [str(self.path / "bin" / command), *map(str, arguments)],
             capture_output=True,
@@ -41,8 +42,7 @@ class Environment:
             check=False,
             timeout=120,
             cwd=self.path,
-            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-            **options,
+            env=inherited | variables,
         )
 
     def packages(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +135,23 @@ def test_a_forged_bundle_is_refused_without_a_traceback(environment, bundle, tmp
     assert done.stdout == ""
     assert "changed after signing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_tflite_runtime_beside_numpy_2_says_what_to_do(tflite, bundle, tmp_path):
+    # The same environment as if somebody had upgraded NumPy in it.
+    site = Path(np.__file__).parents[1]
+    for name in ("numpy", "numpy.libs"):
+        (tmp_path / name).symlink_to(site / name)
+    command = (
+        "fieldloop-device", "predict", bundle / "wine.flb", bundle / "rows.jsonl",
+        "--trusted", bundle / "trusted.pem",
+    )  # fmt: skip
+    asked = tflite.run(*command, PYTHONPATH=str(tmp_path), FIELDLOOP_BACKEND="tflite-runtime")
+    assert asked.returncode == 1
+    assert "pip install 'numpy<2'" in asked.stderr
+    assert "Traceback" not in asked.stderr
+    # Left to itself it takes the runtime that works.
+    assert tflite.run(*command, PYTHONPATH=str(tmp_path)).returncode == 0
 
 
 def test_the_doctor_finds_the_runtime_and_misses_nothing(environment):

@@ -31,12 +31,12 @@ import msgspec
 from fieldloop import topics, wire
 from fieldloop.errors import ConfigError, EnvironmentFaultError
 from fieldloop.transport import Transport
+from fieldloop_cloud.files import write_file
 from fieldloop_cloud.release.certificates import (
     INGEST_IDENTITY,
     SERVICE_PREFIX,
     CertificateFiles,
 )
-from fieldloop_cloud.release.home import write_file
 
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 10.0
@@ -52,10 +52,11 @@ AUTOSAVE_S: Final = 60
 
 _GUARD: Final = """
 exec 3<&0
-{ cat >/dev/null; kill -TERM $$; } <&3 3<&- &
+{ trap "" TERM; cat >/dev/null; kill -TERM 0; } <&3 3<&- &
 exec "$0" -c "$1" </dev/null 3<&-
 """
-# The shell becomes the broker; what stays behind ends it when the pipe on stdin ends.
+# The shell becomes the broker; what stays behind ends it when the pipe on stdin ends. It signals the
+# process group, not a number: that may belong to somebody else by then.
 
 _CONTROL_TOPIC: Final = "$CONTROL/dynamic-security/v1"
 

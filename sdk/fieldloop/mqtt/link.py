@@ -28,6 +28,9 @@ Dialect = Literal["5", "3.1.1"]
 ANSWER_TIMEOUT_S: Final = 5.0
 """How long the network and then the broker may take to answer a connection attempt."""
 
+RESUBSCRIBE_S: Final = 5.0
+"""How often a refused subscription is tried again: a device may be let in while it is connected."""
+
 _REFUSALS: Final = frozenset(
     {
         "Not authorized",
@@ -94,6 +97,9 @@ class Link:
         self._was_accepted = False
         self._problem: TransportError | None = None
         self._last_log = ""
+        self._asking = threading.Lock()
+        self._asked: dict[int, Sequence[str]] = {}
+        self._denied: dict[str, float] = {}
         self._client = self._new_client(tls)
 
     # Any thread
@@ -128,9 +134,13 @@ class Link:
         return rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def subscribe(self, topic_filters: Sequence[str]) -> None:
-        """Ask for messages; `subscribed` or `refused` follows."""
+        """Ask for messages; `subscribed` follows, and `refused` if the broker says no."""
         if topic_filters:
-            self._client.subscribe([(topic_filter, 1) for topic_filter in topic_filters])
+            wanted = [(topic_filter, 1) for topic_filter in topic_filters]
+            with self._asking:  # the answer may be here before the number is noted
+                _, number = self._client.subscribe(wanted)
+                if number is not None:
+                    self._asked[number] = topic_filters
 
     def acknowledge(self, message: MQTTMessage) -> None:
         """Tell the broker that a message need not come again."""
@@ -155,6 +165,7 @@ class Link:
                 accepted ends without an error.
         """
         self._was_accepted, self._problem, self._last_log = False, None, ""
+        self._asked, self._denied = {}, {}
         self._client.on_log = self._note_log
         try:
             self._connect()
@@ -164,6 +175,7 @@ class Link:
                     self._client.disconnect()
                 if not self._was_accepted and time.monotonic() > answer_by:
                     raise self._unanswered()
+                self._ask_again()
         except ssl.SSLError as error:
             raise RefusedError(
                 f"the TLS handshake failed: {error}",
@@ -197,6 +209,13 @@ class Link:
             clean_start=settings.clean_start,
             properties=properties,
         )
+
+    def _ask_again(self) -> None:
+        now = time.monotonic()
+        due = [name for name, at in self._denied.items() if now - at >= RESUBSCRIBE_S]
+        for topic_filter in due:
+            self._denied[topic_filter] = now
+        self.subscribe(due)
 
     def _reason(self) -> TransportError:
         return self._dropped() if self._problem is None else self._problem
@@ -281,11 +300,19 @@ class Link:
         self._tell_refusal("message", reason, "Check what this client is allowed to publish.")
 
     def _on_suback(
-        self, _client: Client, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any
+        self, _client: Client, _data: Any, number: int, reasons: list[ReasonCode], _p: Any
     ) -> None:
         self._events.subscribed()
-        for reason in reasons:
-            self._tell_refusal("subscription", reason, "Check what this client may read.")
+        with self._asking:
+            asked = self._asked.pop(number, ())
+        for topic_filter, reason in zip(asked, reasons, strict=False):
+            if not reason.is_failure:
+                self._denied.pop(topic_filter, None)
+            elif topic_filter not in self._denied:  # told once a connection
+                self._denied[topic_filter] = time.monotonic()
+                self._tell_refusal(
+                    f"subscription to {topic_filter}", reason, "Check what this client may read."
+                )
 
     def _tell_refusal(self, what: str, reason: ReasonCode, advice: str) -> None:
         if reason.is_failure:

@@ -11,7 +11,8 @@ from fieldloop.manifest import GoldenSet, Lineage, Variant
 from fieldloop.profile import MonitoredQuantity, ReferenceProfile
 from fieldloop.signature import FeatureSpec, Signature, TensorSpec
 from fieldloop.telemetry import CONFIDENCE_EDGES
-from fieldloop_cloud.release.home import Home, write_file
+from fieldloop_cloud.files import write_file
+from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.signing import signing_key
 
 SIGNATURE = Signature(

@@ -14,7 +14,8 @@ from fieldloop.errors import ConfigError, DataError, UnsupportedError
 from fieldloop.integrity import PublicKey, TrustPolicy
 from fieldloop.manifest import BundleContent, Precision
 from fieldloop_cloud.cli.output import emit, home_option, json_option, plain, table, vacant
-from fieldloop_cloud.release.home import Home, write_file
+from fieldloop_cloud.files import write_file
+from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.releases import read_bundle
 
 _PICKLED = frozenset({".joblib", ".pkl", ".pickle"})

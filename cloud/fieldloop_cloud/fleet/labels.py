@@ -16,9 +16,9 @@ import numpy as np
 
 from fieldloop.errors import DataError
 from fieldloop.signature import Category, ImageSpec
+from fieldloop_cloud.files import write_file
 from fieldloop_cloud.fleet.records import StoredSample
 from fieldloop_cloud.fleet.store import Store
-from fieldloop_cloud.release.home import write_file
 
 COLUMNS = ("device", "sample_id", "label")
 """Columns that an import needs; others are left alone."""

@@ -17,8 +17,9 @@ from fieldloop.integrity import SigningKey, TrustPolicy
 from fieldloop.manifest import Precision, Variant
 from fieldloop_cloud.compile.inspect import ModelFacts, inspect
 from fieldloop_cloud.compile.runtimes import min_runtime
+from fieldloop_cloud.files import write_file
 from fieldloop_cloud.release.counter import next_release
-from fieldloop_cloud.release.home import Home, write_file
+from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.signing import signing_key
 from fieldloop_cloud.release.targets import Target, is_class_name, load_target, version_tuple
 from fieldloop_cloud.select.scored import Scored

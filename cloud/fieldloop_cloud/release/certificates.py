@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fieldloop.errors import ConfigError
 from fieldloop.mqtt import TlsSettings
 from fieldloop.topics import checked_device_id
-from fieldloop_cloud.release.home import write_file
+from fieldloop_cloud.files import write_file
 
 CA_YEARS = 20
 CERTIFICATE_YEARS = 10

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from fieldloop.bundle import unpack
 from fieldloop.errors import BundleError, ConfigError
 from fieldloop.integrity import TrustPolicy
-from fieldloop_cloud.release.home import Home, write_file
+from fieldloop_cloud.files import write_file
+from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.signing import public_key
 
 

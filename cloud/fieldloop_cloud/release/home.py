@@ -18,20 +18,14 @@ fleet/
 import contextlib
 import fcntl
 import os
-import tempfile
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 
-from fieldloop.errors import ConfigError, EnvironmentFaultError
-
-StructType = TypeVar("StructType", bound=msgspec.Struct)
-
-_SCALARS = (str, int, float, bool)
+from fieldloop.errors import ConfigError
+from fieldloop_cloud.files import cannot_write, read_toml, to_toml, write_file
 
 DEFAULT_HOME = Path("fleet")
 """Where commands look for the home without `--home`."""
@@ -213,7 +207,7 @@ class Home:
             for folder in (self.keys, self.ca, self.broker):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         if settings is not None or not self.settings_file.exists():
             chosen = (settings or FleetSettings()).checked()
             write_file(self.settings_file, to_toml(msgspec.to_builtins(chosen)).encode())
@@ -250,98 +244,9 @@ class Home:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
-
-
-def read_toml(path: Path, kind: type[StructType]) -> StructType:
-    """Read a TOML file into a struct.
-
-    Raises:
-        ConfigError: The file is missing, no TOML, or does not fit the struct.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        return msgspec.convert(tomllib.loads(text), kind)
-    except OSError as error:
-        raise ConfigError(
-            f"the file cannot be read: {error.strerror}",
-            where=str(path),
-            advice="Check the path and its permissions.",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(
-            f"the file is not valid: {error}", where=str(path), advice="Correct the named place."
-        ) from error
-
-
-def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a whole file or nothing: temporary name, fsync, rename, fsync of the directory.
-
-    Raises:
-        EnvironmentFaultError: The disk is full or the place cannot be written.
-    """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 - the temporary name is a string
-        fsync_directory(path.parent)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-
-
-def fsync_directory(path: Path) -> None:
-    """Make renames inside a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _cannot_write(path: Path, error: OSError) -> EnvironmentFaultError:
-    return EnvironmentFaultError(
-        f"cannot write: {error.strerror}",
-        where=str(path),
-        advice="Free disk space or choose a directory that you may write.",
-    )
-
-
-def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write tables of scalars as TOML (JSON's scalars are TOML's); empty tables are left out.
-
-    Raises:
-        ConfigError: A value is neither text, number nor boolean.
-
-    Example:
-        >>> print(to_toml({"device": {"id": "pi-17", "spare": False}, "privacy": {}}), end="")
-        [device]
-        id = "pi-17"
-        spare = false
-    """
-    lines: list[str] = []
-    for section, values in tables.items():
-        wrong = [name for name, value in values.items() if not isinstance(value, _SCALARS)]
-        if wrong:
-            raise ConfigError(
-                "a setting must be text, a number or true/false",
-                where=f"[{section}] {wrong[0]}",
-                advice="Give a plain value.",
-            )
-        if values:
-            lines.append(f"[{section}]")
-            lines += [f"{name} = {msgspec.json.encode(v).decode()}" for name, v in values.items()]
-            lines.append("")
-    return "\n".join(lines)

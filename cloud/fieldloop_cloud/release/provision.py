@@ -14,8 +14,9 @@ from typing import Any
 from fieldloop.device_root import DeviceRoot
 from fieldloop.errors import ConfigError
 from fieldloop.topics import checked_device_id
+from fieldloop_cloud.files import to_toml, write_file
 from fieldloop_cloud.release.certificates import CertificateAuthority
-from fieldloop_cloud.release.home import Home, to_toml, write_file
+from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.signing import public_key
 from fieldloop_cloud.release.targets import load_target
 

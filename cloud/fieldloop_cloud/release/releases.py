@@ -6,7 +6,8 @@ from fieldloop.bundle import MAX_BUNDLE_BYTES, sha256_hex, unpack
 from fieldloop.errors import BundleError, ConfigError, DataError
 from fieldloop.integrity import TrustPolicy
 from fieldloop.manifest import BundleContent
-from fieldloop_cloud.release.home import Home, write_file
+from fieldloop_cloud.files import write_file
+from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.signing import public_key
 
 

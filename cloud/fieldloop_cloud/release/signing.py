@@ -13,7 +13,8 @@ from pathlib import Path
 
 from fieldloop.errors import ConfigError, EnvironmentFaultError
 from fieldloop.integrity import PublicKey, SigningKey
-from fieldloop_cloud.release.home import Home, fsync_directory, write_file
+from fieldloop_cloud.files import fsync_directory, write_file
+from fieldloop_cloud.release.home import Home
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

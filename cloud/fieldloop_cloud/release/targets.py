@@ -14,7 +14,7 @@ import msgspec
 
 from fieldloop.errors import ConfigError
 from fieldloop.manifest import Precision
-from fieldloop_cloud.release.home import read_toml
+from fieldloop_cloud.files import read_toml
 
 Runtime = Literal["ai-edge-litert", "tflite-runtime", "tensorflow", "tflite-micro"]
 

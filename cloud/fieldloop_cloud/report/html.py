@@ -7,8 +7,9 @@ brings the style and the macros. Everything is escaped; plots come in as data UR
 from pathlib import Path
 from typing import Any
 
+from fieldloop_cloud.files import write_file
 from fieldloop_cloud.report import plots
-from fieldloop_cloud.train.run import Run, write_file
+from fieldloop_cloud.train.run import Run
 
 
 def render(template: str, *, title: str, lead: str, **values: Any) -> str:
@@ -35,7 +36,7 @@ def write_run_report(run: Run, path: Path) -> None:
     """Write the report of a run.
 
     Raises:
-        OSError: The file cannot be written.
+        EnvironmentFaultError: The file cannot be written.
     """
     write_file(path, run_report(run).encode())
 

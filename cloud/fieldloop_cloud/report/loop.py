@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.files import write_file
 from fieldloop_cloud.fleet.drift import DriftVerdict
 from fieldloop_cloud.loop import LoopResult
 from fieldloop_cloud.report import plots
 from fieldloop_cloud.report.html import render
-from fieldloop_cloud.train.run import Run, write_file
+from fieldloop_cloud.train.run import Run
 
 SMOOTHING = 25
 """Answers in the running mean of the accuracy curve."""
@@ -76,7 +77,7 @@ def write_loop_report(result: LoopResult, path: Path) -> None:
     """Write the report as one self-contained HTML file.
 
     Raises:
-        OSError: The file cannot be written.
+        EnvironmentFaultError: The file cannot be written.
     """
     write_file(path, loop_report(result).encode())
 

@@ -14,12 +14,13 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from fieldloop.errors import DataError, EnvironmentFaultError
+from fieldloop.errors import DataError
 from fieldloop.manifest import GoldenSet, Lineage, Precision
 from fieldloop.profile import ReferenceProfile
 from fieldloop.signature import Signature
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.data.split import Opening
+from fieldloop_cloud.files import write_file
 from fieldloop_cloud.select.scored import Measured, Scored, Skipped
 from fieldloop_cloud.train.metrics import Estimate
 
@@ -148,15 +149,8 @@ class Run(RunRecord, frozen=True, kw_only=True):
             "chosen/lineage.json": _pretty(self.lineage),
             "run.json": _pretty(document),
         }
-        try:
-            for name, data in files.items():
-                write_file(root / name, data)
-        except OSError as error:
-            raise EnvironmentFaultError(
-                f"the run cannot be written: {error.strerror or error}",
-                where=str(root),
-                advice="Check the path, its permissions and the free space.",
-            ) from error
+        for name, data in files.items():
+            write_file(root / name, data)
         return msgspec.structs.replace(self, path=root)
 
     @classmethod
@@ -251,15 +245,4 @@ def _damaged(path: Path, reason: str) -> DataError:
     )
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file so that it is whole or absent, even after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-__all__ = ["Run", "RunRecord", "Scored", "Skipped", "SplitRecord", "write_file"]
+__all__ = ["Run", "RunRecord", "Scored", "Skipped", "SplitRecord"]

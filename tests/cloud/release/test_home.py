@@ -7,12 +7,12 @@ import stat
 import pytest
 
 from fieldloop.errors import ConfigError, EnvironmentFaultError
+from fieldloop_cloud.files import write_file
 from fieldloop_cloud.release.home import (
     BrokerSettings,
     FleetSettings,
     Home,
     HttpSettings,
-    write_file,
 )
 
 

@@ -97,7 +97,16 @@ def _describe(name: str) -> BackendInfo:
         return BackendInfo(
             name, "", usable=False, reason=f"{name} is not installed", remedy=install_command(name)
         )
-    version = _version(name, package)
+    try:
+        version = _version(name, package)
+    except ImportError as error:
+        return BackendInfo(
+            name,
+            "unknown",
+            usable=False,
+            reason=f"{name} cannot be imported: {error}",
+            remedy=f"Install it again. {install_command(name)}",
+        )
     if name == "tflite-runtime" and int(np.__version__.partition(".")[0]) >= 2:  # noqa: PLR2004 - NumPy 2 broke the binary interface
         return BackendInfo(
             name,
@@ -120,12 +129,10 @@ def install_command(name: str) -> str:
 
 def _version(name: str, package: str) -> str:
     # TensorFlow takes seconds to import; the small runtimes take less than importlib.metadata.
-    if name != "tensorflow":
-        version = getattr(importlib.import_module(package), "__version__", None)
-        if isinstance(version, str):
-            return version
-    metadata = importlib.import_module("importlib.metadata")
-    try:
-        return str(metadata.version(name))
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    if name == "tensorflow":
+        metadata = importlib.import_module("importlib.metadata")
+        try:
+            return str(metadata.version(name))
+        except metadata.PackageNotFoundError:
+            pass  # installed under another name, such as tensorflow-cpu
+    return str(getattr(importlib.import_module(package), "__version__", "unknown"))

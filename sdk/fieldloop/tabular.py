@@ -94,7 +94,7 @@ class TabularEncoder:
         if isinstance(raw, (str, Mapping, *_BYTES)) or not isinstance(raw, Sequence):
             raise SignatureError(
                 f"a batch must be a list of rows or an array, not {type(raw).__name__}",
-                advice="Put a single row into a list.",
+                advice="Give a list of rows; put a single row into a list too.",
             )
         encoded = np.empty((len(raw), self._size), dtype=np.float32)
         for number, row in enumerate(raw):

@@ -94,6 +94,20 @@ def test_tflite_runtime_beside_numpy_2_is_recognised_before_it_breaks(installed)
             choose()
 
 
+def test_a_broken_installation_is_described_and_passed_over(installed, monkeypatch):
+    def broken(name, _package):
+        if name == "tflite-runtime":
+            raise ImportError("libfoo.so is missing")
+        return "2.3.0"
+
+    installed("tflite-runtime", "ai-edge-litert")
+    monkeypatch.setattr(backends, "_version", broken)
+    assert choose_backend().name == "ai-edge-litert"
+    assert "libfoo" in available_backends()[0].reason
+    with pytest.raises(EnvironmentFaultError, match=r"libfoo.*Install it again"):
+        choose_backend("tflite-runtime")
+
+
 def test_without_any_runtime_the_way_out_is_named(installed):
     installed()
     with pytest.raises(EnvironmentFaultError, match="Install ai-edge-litert"):

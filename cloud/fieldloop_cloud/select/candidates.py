@@ -6,7 +6,6 @@ on most data beat a search on small budgets.
 """
 
 import importlib.util
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,15 +28,17 @@ class Candidate:
         tasks: What it can predict.
         portfolio: Settings to try, in order.
         growth: Exponent of training time in the number of rows, for the time estimate.
-        build: Makes an unfitted scikit-learn estimator from (data, settings, seed, flash bytes);
-            None for nets.
+        build: Makes an unfitted scikit-learn estimator from (data, settings, seed); None for nets.
+        shrink: Returns settings of a model with about this share of the bytes, None if there is
+            no smaller one; None for models that have no size to choose.
     """
 
     name: str
     tasks: tuple[DataTask, ...]
     portfolio: tuple[Settings, ...]
     growth: float
-    build: Callable[[Dataset, Settings, int, int], Any] | None
+    build: Callable[[Dataset, Settings, int], Any] | None
+    shrink: Callable[[Settings, float], Settings | None] | None = None
 
     @property
     def is_deep(self) -> bool:
@@ -122,23 +123,20 @@ def _pipeline(dataset: Dataset, estimator: Any, *, scale: bool) -> Any:
     return Pipeline([*preprocessing(dataset, scale=scale), ("model", estimator)])
 
 
-def _logistic(dataset: Dataset, settings: Settings, seed: int, flash_bytes: int) -> Any:
-    del flash_bytes
+def _logistic(dataset: Dataset, settings: Settings, seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - only when training
 
     model = LogisticRegression(max_iter=2000, random_state=seed, **settings)
     return _pipeline(dataset, model, scale=True)
 
 
-def _ridge(dataset: Dataset, settings: Settings, seed: int, flash_bytes: int) -> Any:
-    del flash_bytes
+def _ridge(dataset: Dataset, settings: Settings, seed: int) -> Any:
     from sklearn.linear_model import Ridge  # noqa: PLC0415 - only when training
 
     return _pipeline(dataset, Ridge(random_state=seed, **settings), scale=True)
 
 
-def _svm(dataset: Dataset, settings: Settings, seed: int, flash_bytes: int) -> Any:
-    del flash_bytes
+def _svm(dataset: Dataset, settings: Settings, seed: int) -> Any:
     from sklearn.calibration import CalibratedClassifierCV  # noqa: PLC0415 - only when training
     from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415
     from sklearn.svm import SVC  # noqa: PLC0415
@@ -153,33 +151,29 @@ def _svm(dataset: Dataset, settings: Settings, seed: int, flash_bytes: int) -> A
     return _pipeline(dataset, model, scale=True)
 
 
-def _forest(dataset: Dataset, settings: Settings, seed: int, flash_bytes: int) -> Any:
+def _forest(dataset: Dataset, settings: Settings, seed: int) -> Any:
     from sklearn.ensemble import (  # noqa: PLC0415 - only when training
         RandomForestClassifier,
         RandomForestRegressor,
     )
 
     kind = RandomForestClassifier if dataset.task == "classification" else RandomForestRegressor
-    sized = {**settings, **forest_size(dataset, settings, flash_bytes)}
-    return _pipeline(dataset, kind(random_state=seed, n_jobs=1, **sized), scale=False)
+    return _pipeline(dataset, kind(random_state=seed, n_jobs=1, **settings), scale=False)
 
 
-def forest_size(dataset: Dataset, settings: Settings, flash_bytes: int) -> Settings:
-    """Return tree count and depth that keep the forest's tables within the model budget.
+_FEW_TREES = 10
+_LOWEST_DEPTH = 3
 
-    A tree has at most as many leaves as rows and as its depth allows; a node takes about 16 bytes
-    and a leaf 4 bytes a class.
-    """
-    depth, trees = int(settings["max_depth"]), int(settings["n_estimators"])
-    outputs = max(1, len(dataset.labels))
-    while depth > 1:
-        leaves = min(2**depth, max(2, len(dataset) // 2))
-        tree_bytes = 2 * leaves * 16 + leaves * 4 * outputs
-        fitting = flash_bytes // tree_bytes
-        if fitting >= min(trees, 10):
-            return {"n_estimators": min(trees, int(fitting)), "max_depth": depth}
-        depth -= 1
-    return {"n_estimators": max(1, math.floor(flash_bytes / 256)), "max_depth": 1}
+
+def _smaller_forest(settings: Settings, share: float) -> Settings | None:
+    """Fewer trees first; below ten of them shallower ones."""
+    trees, depth = int(settings["n_estimators"]), int(settings["max_depth"])
+    if trees == 1 and depth <= _LOWEST_DEPTH:
+        return None
+    fitting = min(trees - 1, int(trees * share))
+    if fitting < _FEW_TREES and depth > _LOWEST_DEPTH:
+        return {**settings, "n_estimators": min(trees, _FEW_TREES), "max_depth": depth - 1}
+    return {**settings, "n_estimators": max(1, fitting)}
 
 
 CANDIDATES: tuple[Candidate, ...] = (
@@ -191,6 +185,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         ({"n_estimators": 100, "max_depth": 12}, {"n_estimators": 40, "max_depth": 10}),
         1.1,
         _forest,
+        _smaller_forest,
     ),
     Candidate(
         "svm-rbf",

@@ -90,7 +90,7 @@ def choose(
         )
     fitting = [item for item in passed if not item.over_budget]
     if not fitting:
-        raise _nothing_fits(passed, target)
+        raise _nothing_fits(front, target)
     best = max(fitting, key=lambda item: item.score)
     if best.score_low <= baseline.value:
         raise GateError(
@@ -145,11 +145,19 @@ def _why(
     )
 
 
-def _nothing_fits(passed: Sequence[Measured], target: Target) -> GateError:
+def _nothing_fits(front: Sequence[Measured], target: Target) -> GateError:
     def worst(item: Measured) -> float:
         return max((over.factor for over in overruns(item, target)), default=float("inf"))
 
-    nearest = min(passed, key=lambda item: (worst(item), -item.score))
+    unproven = [item for item in front if not item.over_budget]
+    if unproven:
+        best = max(unproven, key=lambda item: item.score)
+        return GateError(
+            f"no variant both fits {target.name} and passed its gate; {best.name} with "
+            f"{_interval(best)} fits, but is {best.gate.reason}",
+            advice="Bring more rows, or allow a larger loss (epsilon).",
+        )
+    nearest = min(front, key=lambda item: (worst(item), -item.score))
     said = "; ".join(over.text for over in overruns(nearest, target))
     return GateError(
         f"no variant fits {target.name}; the nearest, {nearest.name} with {_interval(nearest)}, "

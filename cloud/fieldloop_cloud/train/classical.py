@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.select.candidates import Candidate
+from fieldloop_cloud.select.candidates import Candidate, Settings
 from fieldloop_cloud.train.metrics import estimate
 
 _PILOT_ROWS = 2000
+_SIZED_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +53,38 @@ def fit(
         max_model_bytes: The device's limit, for estimators that can be sized.
         deadline: On `time.monotonic`'s clock; at least one setting is fitted.
     """
-    assert candidate.build is not None
     started = time.monotonic()
     best: tuple[float, Any, dict[str, Any]] | None = None
-    for settings in candidate.portfolio:
+    for entry in candidate.portfolio:
         if best is not None and time.monotonic() >= deadline:
             break
-        model = candidate.build(train, settings, seed, max_model_bytes)
-        _fit_quietly(model, train)
+        model, settings = _fitted(candidate, train, entry, seed, max_model_bytes)
         said = np.asarray(model.predict(features(validation)))
         score = estimate(metric, validation.y, said).value
         if best is None or score > best[0]:
             best = (score, model, settings)
     assert best is not None
     _, model, settings = best
-    final = {**settings, **_fitted_sizes(model, settings)}
-    return Fitted(
-        model, {key: str(value) for key, value in final.items()}, time.monotonic() - started
-    )
+    parameters = {key: str(value) for key, value in settings.items()}
+    return Fitted(model, parameters, time.monotonic() - started)
+
+
+def _fitted(
+    candidate: Candidate, train: Dataset, settings: Settings, seed: int, max_model_bytes: int
+) -> tuple[Any, Settings]:
+    """Fit a setting, and smaller ones until the device can hold the flatbuffer."""
+    assert candidate.build is not None
+    while True:
+        model = candidate.build(train, settings, seed)
+        _fit_quietly(model, train)
+        if candidate.shrink is None:
+            return model, settings
+        example = features(train.take(np.arange(min(_SIZED_ROWS, len(train)))))
+        size = len(to_tflite(model, example=example).tflite)
+        smaller = candidate.shrink(settings, max_model_bytes / size)
+        if size <= max_model_bytes or smaller is None:
+            return model, settings
+        settings = smaller
 
 
 def features(dataset: Dataset) -> NDArray[np.float64]:
@@ -76,26 +92,18 @@ def features(dataset: Dataset) -> NDArray[np.float64]:
     return dataset.flat.astype(np.float64)
 
 
-def estimated_seconds(
-    candidate: Candidate, train: Dataset, *, seed: int, max_model_bytes: int
-) -> float:
+def estimated_seconds(candidate: Candidate, train: Dataset, *, seed: int) -> float:
     """Estimate one fit's seconds from a fit on some rows; 0 where the data are small anyway."""
     if len(train) <= 2 * _PILOT_ROWS:
         return 0.0
     assert candidate.build is not None
     random = np.random.default_rng(seed)
     pilot = train.take(np.sort(random.permutation(len(train))[:_PILOT_ROWS]))
-    model = candidate.build(pilot, candidate.portfolio[0], seed, max_model_bytes)
+    model = candidate.build(pilot, candidate.portfolio[0], seed)
     started = time.monotonic()
     _fit_quietly(model, pilot)
     taken = time.monotonic() - started
     return float(taken * (len(train) / len(pilot)) ** candidate.growth)
-
-
-def _fitted_sizes(model: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what sizing changed, for example the number of trees."""
-    used = model.named_steps["model"].get_params(deep=False)
-    return {key: used[key] for key in settings if key in used}
 
 
 def _fit_quietly(model: Any, train: Dataset) -> None:

@@ -65,9 +65,7 @@ def _why_skip(candidate: Candidate, bench: Bench) -> str:
     if candidate.is_deep:
         short = left < _NET_MIN_S
         return f"{left:.0f} s were left, a net needs at least {_NET_MIN_S:.0f} s" if short else ""
-    expected = estimated_seconds(
-        candidate, bench.train, seed=bench.seed, max_model_bytes=bench.target.max_model_bytes
-    )
+    expected = estimated_seconds(candidate, bench.train, seed=bench.seed)
     if expected > left:
         return f"it would take about {expected:.0f} s, and {left:.0f} s were left"
     return ""

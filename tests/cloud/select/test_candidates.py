@@ -1,16 +1,17 @@
 """Candidates: what suits which data, and what they are made of."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from fieldloop.errors import ConfigError
+from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.data.sources import from_arrays
 from fieldloop_cloud.data.tables import dataset_from_frame
-from fieldloop_cloud.select.candidates import CANDIDATES, forest_size, portfolio
-
-FLASH = 1_000_000
+from fieldloop_cloud.select.candidates import CANDIDATES, portfolio
+from fieldloop_cloud.train.classical import features, fit
 
 
 def suited(data):
@@ -53,19 +54,44 @@ def mixed(rows=60):
 def test_missing_values_and_unseen_categories_have_an_answer(name):
     data = mixed()
     candidate = portfolio((name,))[0]
-    model = candidate.build(data, candidate.portfolio[0], 0, FLASH)
+    model = candidate.build(data, candidate.portfolio[0], 0)
     model.fit(data.X.astype(np.float64), data.y)
     assert model.score(data.X.astype(np.float64), data.y) > 0.9
     odd = np.asarray([[np.nan, -1.0], [0.0, np.nan]])
     assert model.predict_proba(odd).shape == (2, 2)
 
 
-def test_a_forest_is_cut_to_the_flash():
-    data = from_arrays(np.random.default_rng(0).normal(size=(4000, 4)), np.arange(4000) % 4)
-    wanted = {"n_estimators": 100, "max_depth": 12}
-    assert forest_size(data, wanted, 100_000_000) == wanted
-    small = forest_size(data, wanted, 200_000)
-    assert small["max_depth"] < 12
-    leaves = 2 ** small["max_depth"]
-    assert small["n_estimators"] * (2 * leaves * 16 + leaves * 4 * 4) <= 200_000
-    assert forest_size(data, wanted, 600)["max_depth"] == 1
+@pytest.mark.parametrize("max_model_bytes", [60_000, 12_000])
+def test_a_forest_shrinks_until_the_device_holds_it(max_model_bytes):
+    data = Dataset.load("sklearn:diabetes")
+    candidate = portfolio(("random-forest",))[0]
+    fitted = fit(
+        candidate,
+        data,
+        data,
+        metric="r2",
+        seed=0,
+        max_model_bytes=max_model_bytes,
+        deadline=time.monotonic() + 60,
+    )
+    tflite = to_tflite(fitted.model, example=features(data)).tflite
+    assert 0.3 * max_model_bytes < len(tflite) <= max_model_bytes
+    assert int(fitted.parameters["n_estimators"]) < 100
+
+
+def test_a_forest_that_fits_is_left_as_it_is():
+    data = Dataset.load("sklearn:iris")
+    candidate = portfolio(("random-forest",))[0]
+    deadline = time.monotonic() + 60
+    fitted = fit(
+        candidate,
+        data,
+        data,
+        metric="accuracy",
+        seed=0,
+        max_model_bytes=10_000_000,
+        deadline=deadline,
+    )
+    assert fitted.parameters in (
+        {key: str(value) for key, value in entry.items()} for entry in candidate.portfolio
+    )

@@ -101,6 +101,15 @@ def test_nothing_fits_says_by_how_much_the_nearest_misses():
         choose(front, TARGET, GUESSING)
 
 
+def test_what_fits_but_is_not_proven_is_named_with_its_reason():
+    front = (
+        variant("net", 396, precision="float16"),
+        variant("net", 395, precision="int8", verdict="not proven"),
+    )
+    with pytest.raises(GateError, match=r"net\.int8 with .* fits, but is not proven"):
+        choose(front, TARGET, GUESSING)
+
+
 def test_a_model_no_better_than_guessing_goes_nowhere():
     guessing = msgspec.structs.replace(GUESSING, value=0.97)
     with pytest.raises(GateError, match=r"no model beats guessing.*0\.970"):

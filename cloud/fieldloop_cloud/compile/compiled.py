@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.codec import Codec, dequantize
+from fieldloop.errors import SignatureError
 from fieldloop.interpreter import Engine, open_engine
 from fieldloop.manifest import Precision
 from fieldloop.signature import Signature
@@ -79,8 +80,24 @@ class Compiled:
         Raises:
             SignatureError: A row does not fit the signature.
         """
-        raw = X.to_numpy(dtype=object) if hasattr(X, "to_numpy") else X
-        return self.run_encoded(self.codec.encode_rows(raw))
+        return self.run_encoded(self.codec.encode_rows(self._rows(X)))
+
+    def _rows(self, X: Any) -> Any:
+        """Return rows for the codec; a DataFrame's columns are found by name."""
+        if hasattr(X, "toarray"):
+            return X.toarray()
+        if not hasattr(X, "columns"):
+            return X
+        names = list(self.signature.feature_names)
+        given = [str(column) for column in X.columns]
+        if set(names) & set(given):
+            missing = [name for name in names if name not in given]
+            if missing:
+                raise SignatureError(
+                    f"the table lacks {', '.join(missing)}", advice="Give every feature."
+                )
+            X = X.iloc[:, [given.index(name) for name in names]]
+        return X.to_numpy(dtype=object)
 
     def run_encoded(self, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return the outputs for encoded rows (real values, categories as codes)."""

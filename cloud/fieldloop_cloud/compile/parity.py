@@ -179,7 +179,9 @@ def ask(model: Any, role: str, raw: Any) -> NDArray[Any] | None:
             if isinstance(answer, list):  # several targets: the first one
                 answer = answer[0]
             if role == "label":
-                return np.asarray(answer)
+                labels = np.asarray(answer)
+                is_column = labels.ndim > 1 and labels.shape[1] == 1  # CatBoost's way
+                return labels[:, 0] if is_column else labels
             return host_array(answer)
     return None
 

@@ -121,7 +121,7 @@ def floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     >>> bool(floor32(np.array([0.1]))[0] <= 0.1)
     True
     """
-    top = np.finfo(np.float32).max
+    top = float(np.finfo(np.float32).max)
     near = np.clip(values, -top, top).astype(np.float32)
     return np.where(near > values, np.nextafter(near, np.float32(-top)), near).astype(np.float32)
 

@@ -8,12 +8,12 @@ the verdict is "not proven", which is neither a pass nor an accusation.
 
 import hashlib
 import math
+from statistics import NormalDist
 from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from fieldloop.manifest import Precision
 
@@ -80,7 +80,9 @@ def paired_drop_high(
         >>> round(paired_drop_high(0, 0, 100), 4)
         0.0263
     """
-    z = float(stats.norm.ppf(confidence))
+    from scipy.optimize import brentq  # noqa: PLC0415 - a second of import time, only for a gate
+
+    z = NormalDist().inv_cdf(confidence)
     net = lost - won
 
     def excess(delta: float) -> float:
@@ -96,7 +98,7 @@ def paired_drop_high(
         return 1.0
     # At the estimate itself the variance may be zero, which is a root but not the limit.
     estimate = net / row_count + _TINY
-    return float(optimize.brentq(excess, estimate, 1.0 - _TINY, xtol=1e-10))
+    return float(brentq(excess, estimate, 1.0 - _TINY, xtol=1e-10))
 
 
 def rows_needed(epsilon: float) -> int:
@@ -106,7 +108,7 @@ def rows_needed(epsilon: float) -> int:
         >>> rows_needed(0.01)
         268
     """
-    z = float(stats.norm.ppf(_CONFIDENCE))
+    z = NormalDist().inv_cdf(_CONFIDENCE)
     return math.ceil(z * z * (1 - epsilon) / epsilon)
 
 

@@ -6,12 +6,12 @@ same thing and fast.
 """
 
 import math
+from statistics import NormalDist
 from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Task = Literal["classification", "regression"]
 
@@ -45,7 +45,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def standard_error(self) -> float:
         """Half the interval's width in units of a normal interval's."""
-        return (self.high - self.low) / (2 * float(stats.norm.ppf(0.5 + LEVEL / 2)))
+        return (self.high - self.low) / (2 * NormalDist().inv_cdf(0.5 + LEVEL / 2))
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
@@ -55,7 +55,7 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
         >>> tuple(round(end, 3) for end in wilson(10, 10))
         (0.722, 1.0)
     """
-    z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     share = successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

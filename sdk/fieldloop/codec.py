@@ -7,22 +7,20 @@ every single prediction.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop.answers import AnswerReader
 from fieldloop.arrays import ArrayEncoder
 from fieldloop.errors import ModelRuntimeError, SignatureError, UnsupportedError
 from fieldloop.images import ImageEncoder
 from fieldloop.quantizer import Quantizer
-from fieldloop.signature import Category, OutputRole, Signature, TensorSpec
+from fieldloop.signature import Category, Signature, TensorSpec
 from fieldloop.tabular import TabularEncoder
-
-_Answer = tuple[Category | None, float | None, tuple[float, ...] | None, float | None]
-"""Label, value, probabilities and confidence of one row."""
 
 
 class OutputRow(Mapping[str, NDArray[Any]]):
@@ -110,11 +108,7 @@ class Codec:
             spec.is_quantized or spec.dtype == "float16" for spec in signature.outputs
         )
         self._names = tuple(spec.name for spec in signature.outputs)
-        self._label_at = self._position("label")
-        self._probabilities_at = self._position("probabilities")
-        self._decision_at = self._position("decision")
-        self._value_at = self._position("value")
-        self._reader = self._choose_reader()
+        self._reader = AnswerReader(signature)
 
     def encode_row(self, raw: object) -> NDArray[np.float32]:
         """Turn one raw row into real numbers, shape (1, *input shape without the batch).
@@ -175,8 +169,7 @@ class Codec:
                 quantizer.dequantize(array)
                 for quantizer, array in zip(self._dequantizers, outputs, strict=True)
             ]
-        # Python numbers from here on: for one row they are several times faster than arrays.
-        answers = self._reader(outputs, count)
+        answers = self._reader.read(outputs, count)
         outside = self._out_of_range(rows, count)
         return [
             Prediction(
@@ -190,19 +183,6 @@ class Codec:
             )
             for row, (label, value, probabilities, confidence) in enumerate(answers)
         ]
-
-    def _choose_reader(self) -> Callable[[Sequence[NDArray[Any]], int], list[_Answer]]:
-        if self._probabilities_at is not None:
-            return self._read_classes
-        if self._label_at is not None or self._decision_at is not None:
-            return self._read_labels
-        if self._value_at is not None:
-            return self._read_values
-        return self._read_nothing
-
-    def _position(self, role: OutputRole) -> int | None:
-        spec = self.signature.output(role)
-        return None if spec is None else self.signature.outputs.index(spec)
 
     def _shaped(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give encoded rows the input's rank: a classical model takes an image as flat row."""
@@ -229,60 +209,6 @@ class Codec:
                     f"an output of shape {array.shape} does not have {count} rows",
                     advice="Compile the model again.",
                 )
-
-    def _read_classes(self, outputs: Sequence[NDArray[Any]], count: int) -> list[_Answer]:
-        """Read rows of a model with probabilities."""
-        assert self._probabilities_at is not None
-        array = outputs[self._probabilities_at]
-        if array.ndim != 2:  # noqa: PLR2004 - rows, classes
-            array = array.reshape(count, math.prod(array.shape[1:]))
-        probabilities = [_checked_probabilities(row) for row in array.tolist()]
-        if self._label_at is not None:
-            indexes = outputs[self._label_at].ravel().tolist()
-        else:
-            indexes = [row.index(max(row)) for row in probabilities]
-        return [
-            (self._label(index), None, row, row[index])
-            for index, row in zip(indexes, probabilities, strict=True)
-        ]
-
-    def _read_labels(self, outputs: Sequence[NDArray[Any]], count: int) -> list[_Answer]:
-        """Read rows of a model with labels or decisions, but without probabilities."""
-        if self._label_at is not None:
-            indexes = outputs[self._label_at].reshape(count).tolist()
-        else:
-            assert self._decision_at is not None
-            indexes = [_decided(row) for row in outputs[self._decision_at]]
-        return [(self._label(index), None, None, None) for index in indexes]
-
-    def _read_values(self, outputs: Sequence[NDArray[Any]], count: int) -> list[_Answer]:
-        """Read rows of a regression; several values a row stay in the outputs."""
-        assert self._value_at is not None
-        if outputs[self._value_at].size != count:
-            return self._read_nothing(outputs, count)
-        values = outputs[self._value_at].reshape(count).tolist()
-        # One test for all: a sum is finite only if every part is.
-        if not math.isfinite(sum(values)):
-            raise ModelRuntimeError(
-                "the model answered NaN or infinity instead of a number",
-                advice="Check the input's range; compile the model again if it fits.",
-            )
-        return [(None, value, None, None) for value in values]
-
-    def _read_nothing(self, _outputs: Sequence[NDArray[Any]], count: int) -> list[_Answer]:
-        """Read rows of a transformer: its answer is in the outputs."""
-        return [(None, None, None, None)] * count
-
-    def _label(self, index: int) -> Category:
-        labels = self.signature.labels
-        if not labels:
-            return index
-        if not 0 <= index < len(labels):
-            raise ModelRuntimeError(
-                f"the model answered class {index}, the signature has {len(labels)} labels",
-                advice="Compile the model again.",
-            )
-        return labels[index]
 
 
 def quantize(spec: TensorSpec, rows: NDArray[Any]) -> NDArray[Any]:
@@ -331,18 +257,3 @@ def _encoder(signature: Signature) -> TabularEncoder | ImageEncoder | ArrayEncod
             advice="Compile again.",
         )
     return TabularEncoder(signature.features)
-
-
-def _checked_probabilities(row: list[float]) -> tuple[float, ...]:
-    if not math.isfinite(sum(row)):
-        raise ModelRuntimeError(
-            "the model answered NaN or infinity instead of probabilities",
-            advice="Check the input's range; compile the model again if it fits.",
-        )
-    # One number is a sigmoid: the probability of the second class.
-    return (1.0 - row[0], row[0]) if len(row) == 1 else tuple(row)
-
-
-def _decided(row: NDArray[Any]) -> int:
-    """Return the class of decision values: the largest, or by sign if there is only one."""
-    return int(row.item() > 0) if row.size == 1 else int(row.argmax())

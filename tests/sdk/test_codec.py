@@ -306,6 +306,42 @@ class TestDecoding:
             with pytest.raises(ModelRuntimeError, match="3 labels"):
                 codec.decode([np.array([wrong]), probabilities])
 
+    @pytest.mark.parametrize("label", [2, -1])
+    def test_a_label_without_a_column_or_a_column_without_a_label_is_an_error(self, label):
+        outputs = (
+            TensorSpec(name="label", shape=(-1,), dtype="int64", role="label"),
+            TensorSpec(name="p", shape=(-1, 2), dtype="float32", role="probabilities"),
+        )
+        for labels in (LABELS, ()):
+            codec = Codec(
+                signature(features=[FeatureSpec(name="a")], outputs=outputs, labels=labels)
+            )
+            with pytest.raises(ModelRuntimeError, match=f"class {label} of 2"):
+                codec.decode([np.array([label]), np.full((1, 2), 0.5, dtype=np.float32)])
+        with pytest.raises(ModelRuntimeError, match="3 labels"):
+            Codec(signature(features=[FeatureSpec(name="a")], outputs=outputs[1:])).decode(
+                [np.array([[0.9, 0.1]], dtype=np.float32)]
+            )
+
+    def test_a_label_output_has_one_integer_a_row(self):
+        spec = TensorSpec(name="label", shape=(-1, 2), dtype="int32", role="label")
+        codec = Codec(signature(features=[FeatureSpec(name="a")], outputs=(spec,)))
+        with pytest.raises(ModelRuntimeError, match="one number a row"):
+            codec.decode([np.zeros((3, 2), dtype=np.int32)])
+        with pytest.raises(SignatureError, match="not a class number"):
+            Codec(
+                signature(
+                    features=[FeatureSpec(name="a")],
+                    outputs=(TensorSpec(name="l", shape=(-1,), dtype="float32", role="label"),),
+                )
+            )
+
+    def test_decision_values_that_are_not_numbers_are_an_error(self):
+        spec = TensorSpec(name="d", shape=(-1, 3), dtype="float32", role="decision")
+        codec = Codec(signature(features=[FeatureSpec(name="a")], outputs=(spec,)))
+        with pytest.raises(ModelRuntimeError, match="NaN"):
+            codec.decode([np.array([[0.0, np.nan, 1.0]], dtype=np.float32)])
+
     @pytest.mark.parametrize(
         ("decision", "label"), [([[0.1, 3.0, -1.0]], "worn"), ([[-0.5]], "ok"), ([[0.5]], "worn")]
     )

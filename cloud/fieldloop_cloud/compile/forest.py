@@ -198,6 +198,18 @@ class Forest:
         return fixed, np.rint(start * steps).astype(np.int32), 1.0 / steps, offset
 
 
+def in_turns(trees: Sequence[Tree], group: Sequence[int]) -> tuple[int, list[Tree]]:
+    """Return the number of groups and the trees in an order in which the groups take turns.
+
+    Args:
+        trees: As many of each group.
+        group: For each tree the sum that it adds to.
+    """
+    count = max(group) + 1
+    of_group = [[t for t, g in zip(trees, group, strict=True) if g == k] for k in range(count)]
+    return count, [tree for turn in zip(*of_group, strict=True) for tree in turn]
+
+
 def _same_winner(values: NDArray[np.float64], fixed: NDArray[Any]) -> NDArray[Any]:
     """Let the largest value of each leaf of a single tree be the largest integer, too.
 

@@ -96,11 +96,7 @@ def adaboost_classifier(estimator: Any, value: Value, context: Context) -> Outpu
     if count > 2:  # noqa: PLR2004 - as above
         made = several_classes(sums)
         return {**made, "probabilities": g.softmax(sums.real(1 / (count - 1)))}
-    return {
-        "label": sums.above_zero(),
-        "probabilities": two_columns(g, sums.real()),
-        "decision": sums.column(),
-    }
+    return {**two_classes(sums), "decision": sums.column()}
 
 
 @lowers(AdaBoostRegressor)
@@ -130,6 +126,12 @@ def several_classes(sums: Sums) -> dict[str, Tensor]:
         "probabilities": sums.graph.softmax(decision),
         "decision": decision,
     }
+
+
+def two_classes(sums: Sums, *, factor: float = 1.0) -> dict[str, Tensor]:
+    """Return label and probabilities of one sum; sums · factor are the second class's log-odds."""
+    probabilities = two_columns(sums.graph, sums.real(factor))
+    return {"label": sums.above_zero(), "probabilities": probabilities}
 
 
 def two_columns(g: Graph, decision: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from fieldloop_cloud.compile.categories import Question, answers
-from fieldloop_cloud.compile.classical.boosting import several_classes, two_columns
+from fieldloop_cloud.compile.classical.boosting import several_classes, two_classes
 from fieldloop_cloud.compile.forest import Forest, Sums, Tree
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.value import Value
@@ -28,11 +28,7 @@ def histogram_classifier(estimator: Any, value: Value, context: Context) -> Outp
     sums = _sums(estimator, value, context, centred=False)
     if sums.tensor.shape[1] > 1:
         return several_classes(sums)
-    return {
-        "label": sums.above_zero(),
-        "probabilities": two_columns(context.graph, sums.real()),
-        "decision": sums.column(),
-    }
+    return {**two_classes(sums), "decision": sums.column()}
 
 
 @lowers(HistGradientBoostingRegressor)

@@ -41,6 +41,7 @@ def _summary(result: LoopResult) -> dict[str, Any]:
     record = result.record
     return {
         "broker": record.broker,
+        "events": plain(record.events),
         "phases": plain(record.phases),
         "false_alarm_count": len(result.false_alarms),
         "drift": plain(result.drift),

@@ -26,7 +26,7 @@ def demo_command(*, out: Path, seed: int, as_json: bool) -> None:
     """Play the whole loop: train, flash, observe, drift, label, retrain, roll out."""
     from fieldloop_cloud.report.loop import write_loop_report  # noqa: PLC0415 - plots load slowly
 
-    with progress_bar("demo") as progress:
+    with progress_bar("demo", told=frozenset({"field"})) as progress:
         result = run_loop(out, settings=LoopSettings(seed=seed), progress=progress)
     report = out / "report.html"
     write_loop_report(result, report)

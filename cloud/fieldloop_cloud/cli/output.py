@@ -127,37 +127,43 @@ def _shown(cell: Any) -> str:
 
 
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, float, str], None]]:
+def progress_bar(
+    title: str, *, told: frozenset[str] = frozenset()
+) -> Iterator[Callable[[str, float, str], None]]:
     """Show a bar on stderr; yields a function of (stage, fraction, sentence).
 
-    Without a terminal every new stage is one line, so that logs stay readable.
+    Without a terminal every new stage is one line, so that logs stay readable. Of the stages in
+    `told` every sentence is a line of its own and stays.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _StageLines(console, title)
+        yield _StageLines(console, title, told)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=1.0)
 
         def report(stage: str, fraction: float, text: str) -> None:
+            if stage in told:
+                bar.console.print(f"{bar.tasks[0].elapsed:5.0f} s  {text}", markup=False)
             bar.update(task, completed=fraction, description=f"{title} · {stage}: {text[:60]}")
 
         yield report
 
 
 class _StageLines:
-    """Prints each stage once."""
+    """Prints each stage once, and all that is told."""
 
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, told: frozenset[str]) -> None:
         self._console = console
         self._title = title
+        self._told = told
         self._stage = ""
         self._start = time.monotonic()
 
     def __call__(self, stage: str, fraction: float, text: str) -> None:
         del fraction
-        if stage != self._stage:
+        if stage != self._stage or stage in self._told:
             self._stage = stage
             taken = time.monotonic() - self._start
             self._console.print(f"{self._title} · {stage}: {text} ({taken:.0f} s)", markup=False)

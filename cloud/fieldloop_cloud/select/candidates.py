@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fieldloop.errors import ConfigError
+from fieldloop.errors import ConfigError, GateError
 from fieldloop_cloud.data.dataset import Dataset, DataTask
 
 Settings = dict[str, Any]
@@ -142,7 +142,13 @@ def _svm(dataset: Dataset, settings: Settings, seed: int) -> Any:
     from sklearn.svm import SVC  # noqa: PLC0415
 
     smallest = min(count for count in dataset.class_counts if count)
-    folds = StratifiedKFold(max(2, min(5, smallest)), shuffle=True, random_state=seed)
+    if smallest < 2:  # noqa: PLR2004 - one to fit, one to calibrate
+        raise GateError(
+            "a class has a single training row, and calibration needs two",
+            where="svm-rbf",
+            advice="Bring more rows of it, or merge it with another class.",
+        )
+    folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=seed)
     # One SVM on all rows; Platt's sigmoids are fitted on cross-validated decisions, as
     # SVC(probability=True) did before scikit-learn deprecated it.
     model = CalibratedClassifierCV(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop.errors import DataError
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.select.candidates import Candidate, Settings
@@ -112,4 +113,11 @@ def _fit_quietly(model: Any, train: Dataset) -> None:
     with warnings.catch_warnings():
         # A solver that stops early is judged by its score on the validation rows like any other.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features(train), train.y)
+        try:
+            model.fit(features(train), train.y)
+        except (ValueError, MemoryError) as error:
+            raise DataError(
+                f"a model cannot be fitted: {str(error) or 'memory is exhausted'}",
+                where=type(model.named_steps["model"]).__name__,
+                advice="Leave the candidate out, or repair the data.",
+            ) from error

@@ -1,11 +1,13 @@
 """From a data set and a device to a run."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from msgspec.structs import replace
+from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from fieldloop.codec import Codec, dequantize
@@ -183,6 +185,38 @@ def mixed(speed, fuel, y):
         }
     )
     return dataset_from_frame(frame, "command", name="mixed", where="mixed")
+
+
+def test_a_folder_of_pictures_becomes_a_model_that_takes_files(tmp_path):
+    random = np.random.default_rng(0)
+    for label, column in (("left", 2), ("right", 9)):
+        (tmp_path / label).mkdir()
+        for number in range(40):
+            pixels = random.integers(0, 60, (12, 12), dtype=np.uint8)
+            pixels[:, column : column + 2] += 150
+            Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
+    run = train(Dataset.load(tmp_path), candidates=["logistic"])
+    codec = Codec(run.signature)
+    rows = codec.encode_row(tmp_path / "right" / "0.png")
+    outputs = open_engine(run.chosen.compiled.tflite).run(codec.tensors(rows))
+    assert codec.decode(outputs, rows=rows)[0].label == "right"
+
+
+def test_a_candidate_that_cannot_be_fitted_is_skipped_with_its_reason():
+    random = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [60, 60, 2])
+    X = random.normal(size=(122, 2)) + 5 * y[:, np.newaxis]
+    data = replace_dataset(Dataset.load("sklearn:iris"), X, y)
+    run = train(data, candidates=["logistic", "svm-rbf"])
+    assert "a single training row" in {s.name: s.reason for s in run.skipped}["svm-rbf"]
+    assert {item.candidate for item in run.front} == {"logistic"}
+
+
+def replace_dataset(like, X, y):
+    """Rows that came together by `concat`, past the checks of loading."""
+    return dataclasses.replace(
+        like, X=X.astype(np.float32), y=y.astype(np.int64), features=like.features[:2]
+    )
 
 
 def test_an_imbalanced_set_is_judged_by_balanced_accuracy():

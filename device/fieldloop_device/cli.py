@@ -1,4 +1,4 @@
-"""`fieldloop-device`: run, predict, status, doctor."""
+"""`fieldloop-device`: run, predict, measure, status, doctor."""
 
 import functools
 import json
@@ -15,13 +15,15 @@ import msgspec
 
 import fieldloop_device
 from fieldloop.codec import Prediction
-from fieldloop.device_root import DeviceRoot
+from fieldloop.device_root import DeviceRoot, write_atomic
 from fieldloop.errors import ConfigError, FieldloopError
+from fieldloop.integrity import TrustPolicy
 from fieldloop_device.agent import Agent
-from fieldloop_device.config import read_trust
+from fieldloop_device.config import load_config, read_trust
 from fieldloop_device.doctor import examine
 from fieldloop_device.inputs import read_many
-from fieldloop_device.runtime import Runtime
+from fieldloop_device.measure import measure as measure_bundle
+from fieldloop_device.runtime import Runtime, active_bundle
 from fieldloop_device.sources import Item, open_source
 from fieldloop_device.status import read_status
 
@@ -170,6 +172,84 @@ def status(*, root: Path, as_json: bool) -> None:
     width = max(map(len, document))
     for name, value in document.items():
         click.echo(f"{name:<{width}}  {value}")
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--root", type=click.Path(path_type=Path), help="Measure the active slot of a root.")
+@click.option(
+    "--trusted", type=click.Path(path_type=Path), help="Trusted public keys (PEM) for BUNDLE."
+)
+@click.option("--threads", default="1", show_default=True, help="Thread counts, as 1,2,4.")
+@click.option("--interval-ms", default=100.0, show_default=True, help="Idle gap of the duty cycle.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the JSON here too.")
+@_JSON
+@_errors_to_exit_codes
+def measure(
+    *,
+    bundle: Path | None,
+    root: Path | None,
+    trusted: Path | None,
+    threads: str,
+    interval_ms: float,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure every variant of a bundle on this device.
+
+    With --root the result is kept there, and from its next start the agent runs the variant that
+    is fastest here.
+    """
+    path, trust = _what_to_measure(bundle, root, trusted)
+    result = measure_bundle(
+        path,
+        trust=trust,
+        thread_counts=_thread_counts(threads),
+        interval_ms=interval_ms,
+        progress=lambda text: click.echo(f"measuring {text} …", err=True),
+    )
+    document = msgspec.json.encode(result)
+    for target in filter(None, (out, DeviceRoot(root).measured if root else None)):
+        write_atomic(target, document)
+    if as_json:
+        click.echo(document.decode())
+        return
+    for item in result.variants:
+        click.echo(
+            f"{item.precision:<9} {item.num_threads} threads  full speed p50 "
+            f"{item.full_speed.p50_ms:.4g} ms p99 {item.full_speed.p99_ms:.4g} ms  every "
+            f"{item.interval_ms:g} ms p50 {item.duty_cycle.p50_ms:.4g} ms  "
+            f"open {item.open_ms:.3g} ms  {item.rss_bytes / 2**20:.1f} MiB"
+        )
+    for precision, reason in result.failures.items():
+        click.echo(f"{precision:<9} does not run here: {reason}")
+
+
+def _what_to_measure(
+    bundle: Path | None, root: Path | None, trusted: Path | None
+) -> tuple[Path, TrustPolicy]:
+    if root is not None and bundle is None:
+        device = DeviceRoot(root)
+        config = load_config(device)
+        return active_bundle(device), read_trust(
+            device.trusted, device_class=config.device.device_class
+        )
+    if bundle is None or trusted is None or root is not None:
+        raise ConfigError(
+            "give --root, or a bundle and --trusted",
+            advice="See fieldloop-device measure --help.",
+        )
+    return bundle, read_trust(trusted)
+
+
+def _thread_counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1:
+        raise ConfigError(f"'{text}' are no thread counts", advice="Write them as 1,2,4.")
+    return counts
 
 
 @main.command()

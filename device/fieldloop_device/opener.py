@@ -8,7 +8,8 @@ from fieldloop.bundle import sha256_hex
 from fieldloop.device_root import DeviceRoot
 from fieldloop.integrity import TrustPolicy
 from fieldloop_device.config import DeviceConfig, read_trust
-from fieldloop_device.runtime import Runtime, read_bundle, read_measured
+from fieldloop_device.measured import read_latencies
+from fieldloop_device.runtime import Runtime, read_bundle
 
 
 class BundleOpener:
@@ -51,5 +52,5 @@ class BundleOpener:
             trust=trust,
             backend=self._runtime.backend,
             num_threads=self._runtime.num_threads,
-            measured=read_measured(self._root.measured, sha256_hex(data)),
+            measured=read_latencies(self._root.measured, sha256_hex(data)),
         )

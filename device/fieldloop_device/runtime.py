@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,6 +64,7 @@ class Runtime:
         device_root: Path | str | None = None,
         backend: str | None = None,
         num_threads: int = 1,
+        precision: Precision | None = None,
         measured: Mapping[str, float] | None = None,
     ) -> Self:
         """Verify a bundle and load it.
@@ -75,11 +75,12 @@ class Runtime:
             device_root: Take trusted keys and device class from this root instead.
             backend: Which runtime; None for the preferred one.
             num_threads: Threads for one prediction.
+            precision: Run this variant and no other.
             measured: p50 latency in milliseconds by precision, as measured on this device; the
                 fastest runs. Without it the bundle's own order counts.
 
         Raises:
-            ConfigError: Neither `trust` nor `device_root` is given.
+            ConfigError: Neither `trust` nor `device_root` is given, or no such variant.
             BundleError: The file is missing, corrupt or truncated.
             TrustError: Not signed by a trusted key, or a downgrade.
             CompatibilityError: For another device class, or no variant runs here.
@@ -88,9 +89,8 @@ class Runtime:
             trust = _root_trust(device_root, backend)
         data = source if isinstance(source, bytes) else read_bundle(Path(source))
         content = unpack(data, trust=trust)
-        variant, engine = _choose(
-            content, backend=backend, num_threads=num_threads, measured=measured or {}
-        )
+        variants = _candidates(content, precision, measured or {})
+        variant, engine = _load(content, variants, backend=backend, num_threads=num_threads)
         runtime = cls(content, variant, engine)
         runtime._warm_up()
         return runtime
@@ -104,16 +104,9 @@ class Runtime:
             FieldloopError: As `open`.
         """
         root = DeviceRoot(Path(device_root))
-        slot = read_active(root.path)
-        if slot is None:
-            raise ConfigError(
-                "this device was never flashed",
-                where=str(root.path),
-                advice="Flash a bundle: fieldloop flash BUNDLE --to DIR.",
-            )
         runtime = load_config(root).runtime
         return cls.open(
-            root.slot(slot),
+            active_bundle(root),
             device_root=device_root,
             backend=runtime.backend,
             num_threads=runtime.num_threads,
@@ -209,6 +202,22 @@ class Runtime:
         self.run([from_blob(blob)[:1] for blob in self.golden.inputs])
 
 
+def active_bundle(root: DeviceRoot) -> Path:
+    """Return the file of the active slot.
+
+    Raises:
+        ConfigError: The device was never flashed.
+    """
+    slot = read_active(root.path)
+    if slot is None:
+        raise ConfigError(
+            "this device was never flashed",
+            where=str(root.path),
+            advice="Flash a bundle: fieldloop flash BUNDLE --to DIR.",
+        )
+    return root.slot(slot)
+
+
 def read_bundle(path: Path) -> bytes:
     """Read a bundle's file, whose size is checked first.
 
@@ -232,27 +241,6 @@ def read_bundle(path: Path) -> bytes:
     )
 
 
-def read_measured(path: Path, sha256: str) -> dict[str, float]:
-    """Return the latencies measured on this device for a bundle; empty if there are none."""
-    try:
-        document = msgspec.json.decode(path.read_bytes(), type=Measured)
-    except (OSError, msgspec.DecodeError):
-        return {}
-    return document.latency_p50_ms if document.sha256 == sha256 else {}
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured on this device.
-
-    Attributes:
-        sha256: The bundle it was measured with.
-        latency_p50_ms: Median latency by precision.
-    """
-
-    sha256: str
-    latency_p50_ms: dict[str, float]
-
-
 def _root_trust(device_root: Path | str | None, backend: str | None) -> TrustPolicy:
     if device_root is None:
         raise ConfigError(
@@ -264,17 +252,31 @@ def _root_trust(device_root: Path | str | None, backend: str | None) -> TrustPol
     return read_trust(root.trusted, device_class=device_class, backend=backend)
 
 
-def _choose(
+def _candidates(
+    content: BundleContent, precision: Precision | None, measured: Mapping[str, float]
+) -> list[Variant]:
+    """Return the variants to try: the named one, or all, the fastest measured first."""
+    variants = content.manifest.variants
+    if precision is None:
+        return sorted(variants, key=lambda item: measured.get(item.precision, float("inf")))
+    named = [item for item in variants if item.precision == precision]
+    if not named:
+        raise ConfigError(
+            f"the bundle has no {precision} variant",
+            where=content.manifest.name,
+            advice=f"Use one of {', '.join(item.precision for item in variants)}.",
+        )
+    return named
+
+
+def _load(
     content: BundleContent,
+    variants: Sequence[Variant],
     *,
     backend: str | None,
     num_threads: int,
-    measured: Mapping[str, float],
 ) -> tuple[Variant, Engine]:
-    """Load the fastest measured variant that runs here, or the first that does."""
-    variants = sorted(
-        content.manifest.variants, key=lambda item: measured.get(item.precision, float("inf"))
-    )
+    """Load the first variant that runs here."""
     reasons: list[FieldloopError] = []
     for variant in variants:
         try:

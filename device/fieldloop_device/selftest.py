@@ -63,7 +63,7 @@ def replay(runtime: Runtime) -> SelfTestReceipt:
     return SelfTestReceipt(
         sha256=runtime.sha256,
         max_deviation=deviation,
-        p95_latency_ms=_p95_latency_ms(runtime, inputs),
+        p95_latency_ms=_p95_latency_ms(runtime),
         golden_count=len(inputs[0]),
     )
 
@@ -85,12 +85,17 @@ def _mismatch(name: str, what: str) -> GateError:
     )
 
 
-def _p95_latency_ms(runtime: Runtime, inputs: list[NDArray[Any]]) -> float:
-    count = max(len(inputs[0]), 1)
+def golden_rows(runtime: Runtime) -> list[list[NDArray[Any]]]:
+    """Return the golden inputs row by row, as tensors of a batch of one."""
+    inputs = [from_blob(blob) for blob in runtime.golden.inputs]
+    return [[tensor[row : row + 1] for tensor in inputs] for row in range(len(inputs[0]))]
+
+
+def _p95_latency_ms(runtime: Runtime) -> float:
+    rows = golden_rows(runtime)
     times = []
     for run in range(_LATENCY_RUNS):
-        row = run % count
-        tensors = [tensor[row : row + 1] for tensor in inputs]
+        tensors = rows[run % len(rows)]
         start = time.perf_counter_ns()
         runtime.run(tensors)
         times.append((time.perf_counter_ns() - start) * 1e-6)

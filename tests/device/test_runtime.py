@@ -3,24 +3,18 @@ import subprocess
 import sys
 import threading
 
-import msgspec
 import numpy as np
 import pytest
 from tests.support.devices import (
     KEY,
     OTHER_KEY,
-    WEIGHTS,
     Device,
-    dense_model,
-    dense_profile,
-    dense_signature,
-    golden_set,
     make_bundle,
     sha256_hex,
     trust,
+    two_variants,
 )
 
-from fieldloop.bundle import pack
 from fieldloop.errors import (
     BundleError,
     CompatibilityError,
@@ -30,8 +24,7 @@ from fieldloop.errors import (
     TrustError,
 )
 from fieldloop.integrity import TrustPolicy
-from fieldloop.manifest import Lineage, Variant
-from fieldloop_device.runtime import Measured, Runtime, read_measured
+from fieldloop_device.runtime import Runtime
 
 
 @pytest.fixture
@@ -152,32 +145,6 @@ def test_a_newer_runtime_is_asked_for():
         Runtime.open(make_bundle(min_runtime="2.19.0"), trust=policy)
 
 
-def two_variants(float16=None):
-    """A bundle whose two variants give opposite answers, so that one sees which one runs."""
-    models = {"float32": dense_model(WEIGHTS), "float16": float16 or dense_model(-WEIGHTS)}
-    good = dense_model(-WEIGHTS)
-    return pack(
-        name="two",
-        release=1,
-        device_classes=("x86",),
-        variants=tuple(
-            Variant(precision=name, min_runtime="2.3.0", op_versions={})
-            for name in ("float16", "float32")
-        ),
-        models=models,
-        signature=dense_signature(),
-        profile=dense_profile(),
-        golden=tuple(
-            golden_set(model, precision=name)
-            for name, model in (("float16", good), ("float32", models["float32"]))
-        ),
-        lineage=Lineage(
-            data_sha256="0" * 64, split_sha256="0" * 64, candidate="test", metric="accuracy"
-        ),
-        key=KEY,
-    )
-
-
 @pytest.mark.parametrize(
     ("measured", "expected"),
     [
@@ -199,16 +166,14 @@ def test_a_variant_that_does_not_load_leaves_the_next_one():
         assert runtime.precision == "float32"
 
 
-def test_measurements_count_only_for_their_own_bundle(tmp_path):
-    path = tmp_path / "measured.json"
-    assert read_measured(path, "a" * 64) == {}
-    path.write_bytes(
-        msgspec.json.encode(Measured(sha256="a" * 64, latency_p50_ms={"float32": 1.0}))
-    )
-    assert read_measured(path, "a" * 64) == {"float32": 1.0}
-    assert read_measured(path, "b" * 64) == {}
-    path.write_text("{")
-    assert read_measured(path, "a" * 64) == {}
+def test_one_variant_may_be_asked_for():
+    with Runtime.open(two_variants(), trust=trust(), precision="float32") as runtime:
+        assert runtime.precision == "float32"
+    with pytest.raises(ConfigError, match="int8"):
+        Runtime.open(two_variants(), trust=trust(), precision="int8")
+    broken = b"\x1c\0\0\0TFL3" + b"\0" * 64
+    with pytest.raises(ModelRuntimeError):
+        Runtime.open(two_variants(broken), trust=trust(), precision="float16")
 
 
 def test_opening_a_bundle_imports_neither_mqtt_nor_a_training_framework(tmp_path):

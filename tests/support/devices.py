@@ -121,6 +121,32 @@ def make_bundle(
     )
 
 
+def two_variants(float16: bytes | None = None) -> bytes:
+    """A bundle whose two variants give opposite answers, so that one sees which one runs."""
+    models = {"float32": dense_model(WEIGHTS), "float16": float16 or dense_model(-WEIGHTS)}
+    good = dense_model(-WEIGHTS)
+    return pack(
+        name="two",
+        release=1,
+        device_classes=("x86",),
+        variants=tuple(
+            Variant(precision=name, min_runtime="2.3.0", op_versions={})
+            for name in ("float16", "float32")
+        ),
+        models=models,
+        signature=dense_signature(),
+        profile=dense_profile(),
+        golden=tuple(
+            golden_set(model, precision=name)
+            for name, model in (("float16", good), ("float32", models["float32"]))
+        ),
+        lineage=Lineage(
+            data_sha256="0" * 64, split_sha256="0" * 64, candidate="test", metric="accuracy"
+        ),
+        key=KEY,
+    )
+
+
 def trust(**options: object) -> TrustPolicy:
     return TrustPolicy(keys=(KEY.public,), **options)  # type: ignore[arg-type]
 

@@ -1,0 +1,215 @@
+"""Measures every variant of a bundle on this very device.
+
+Each variant runs in a child process, so that its memory and its cold start are its own and a
+crash is a result. Latencies are taken twice: at full speed, as benchmarks do, and with idle gaps,
+as devices live; the second is what counts, because caches and CPU clocks cool down in between.
+
+Run as `python -m fieldloop_device.measure REQUEST` (JSON) by `measure`; prints the result.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from fieldloop.bundle import unpack
+from fieldloop.errors import FieldloopError, ModelRuntimeError
+from fieldloop.integrity import PublicKey, TrustPolicy
+from fieldloop.manifest import Precision
+from fieldloop_device.measured import Latency, Measured, VariantMeasurement
+from fieldloop_device.runtime import Runtime, read_bundle
+from fieldloop_device.selftest import golden_rows
+
+FULL_SPEED_RUNS = 500
+DUTY_CYCLE_RUNS = 50
+_CHILD_TIMEOUT_S = 600
+_MAX_STDERR = 400
+_THERMAL = Path("/sys/class/thermal")
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    bundle: str
+    keys: tuple[bytes, ...]
+    precision: Precision
+    num_threads: int
+    backend: str | None
+    interval_ms: float
+    run_count: int
+
+
+class _Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
+    reason: str
+
+
+class _Result(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
+    backend: str
+    measurement: VariantMeasurement
+
+
+def measure(
+    bundle: Path,
+    *,
+    trust: TrustPolicy,
+    backend: str | None = None,
+    thread_counts: Sequence[int] = (1,),
+    interval_ms: float = 100.0,
+    run_count: int = FULL_SPEED_RUNS,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Measured:
+    """Measure all variants of a bundle.
+
+    Args:
+        bundle: The file.
+        trust: Whose signature counts.
+        backend: Which runtime; None for the preferred one.
+        thread_counts: Numbers of threads to try; more than there are cores are left out.
+        interval_ms: Gap between two predictions of the duty cycle.
+        run_count: Predictions at full speed.
+        progress: Told what is measured next.
+
+    Raises:
+        BundleError: The bundle is not sound or not trusted.
+        ModelRuntimeError: No variant runs here.
+    """
+    content = unpack(read_bundle(bundle), trust=trust)
+    results: list[_Result] = []
+    failures: dict[str, str] = {}
+    cores = len(os.sched_getaffinity(0))
+    for variant in content.manifest.variants:
+        for num_threads in sorted({count for count in thread_counts if 1 <= count <= cores}):
+            progress(f"{variant.precision}, {num_threads} threads")
+            request = _Request(
+                bundle=str(bundle),
+                keys=tuple(key.raw for key in trust.keys),
+                precision=variant.precision,
+                num_threads=num_threads,
+                backend=backend,
+                interval_ms=interval_ms,
+                run_count=run_count,
+            )
+            result = _in_child(request)
+            if isinstance(result, _Failure):
+                failures[variant.precision] = result.reason
+            else:
+                results.append(result)
+    if not results:
+        raise ModelRuntimeError(
+            "no variant runs here: " + "; ".join(failures.values()),
+            where=str(bundle),
+            advice="Run fieldloop-device doctor.",
+        )
+    return Measured(
+        sha256=content.sha256,
+        backend=results[0].backend,
+        machine=f"{platform.machine()} x {os.cpu_count()}",
+        temperature_c=_temperature_c(),
+        variants=tuple(result.measurement for result in results),
+        failures=failures,
+    )
+
+
+def _in_child(request: _Request) -> _Result | _Failure:
+    command = [sys.executable, "-m", "fieldloop_device.measure"]
+    command.append(msgspec.json.encode(request).decode())
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_CHILD_TIMEOUT_S,
+            check=False,
+        )
+        return msgspec.json.decode(done.stdout, type=_Result | _Failure)
+    except subprocess.TimeoutExpired:
+        return _Failure(reason=f"it did not end within {_CHILD_TIMEOUT_S} s")
+    except msgspec.DecodeError:
+        tail = " ".join(done.stderr.decode(errors="replace").split())[-_MAX_STDERR:]
+        return _Failure(reason=f"it ended with code {done.returncode}: {tail}")
+
+
+def _measure_here(request: _Request) -> _Result:
+    trust = TrustPolicy(keys=tuple(PublicKey(key) for key in request.keys))
+    data = read_bundle(Path(request.bundle))
+    before = _rss_bytes()
+    start = time.perf_counter()
+    with Runtime.open(
+        data,
+        trust=trust,
+        backend=request.backend,
+        num_threads=request.num_threads,
+        precision=request.precision,
+    ) as runtime:
+        open_ms = (time.perf_counter() - start) * 1000
+        rows = golden_rows(runtime)
+        first_ms = _time_ms(runtime, rows, 1)[0]
+        full_speed = _latency(_time_ms(runtime, rows, request.run_count))
+        duty = _time_ms(runtime, rows, DUTY_CYCLE_RUNS, gap_s=request.interval_ms / 1000)
+        return _Result(
+            backend=runtime.backend,
+            measurement=VariantMeasurement(
+                precision=request.precision,
+                num_threads=request.num_threads,
+                open_ms=open_ms,
+                first_ms=first_ms,
+                full_speed=full_speed,
+                duty_cycle=_latency(duty),
+                interval_ms=request.interval_ms,
+                rss_bytes=max(_rss_bytes() - before, 0),
+            ),
+        )
+
+
+def _time_ms(
+    runtime: Runtime, rows: Sequence[Sequence[np.ndarray]], count: int, *, gap_s: float = 0.0
+) -> list[float]:
+    times = []
+    for run in range(count):
+        if gap_s:
+            time.sleep(gap_s)
+        tensors = rows[run % len(rows)]
+        start = time.perf_counter_ns()
+        runtime.run(tensors)
+        times.append((time.perf_counter_ns() - start) * 1e-6)
+    return times
+
+
+def _latency(times_ms: list[float]) -> Latency:
+    p50, p90, p99 = np.percentile(times_ms, [50, 90, 99]).tolist()
+    return Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, run_count=len(times_ms))
+
+
+def _rss_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _temperature_c() -> float | None:
+    readings = []
+    for path in _THERMAL.glob("thermal_zone*/temp"):
+        try:
+            readings.append(int(path.read_text("ascii")) / 1000)
+        except (OSError, ValueError):
+            continue
+    return max(readings, default=None)
+
+
+def main(arguments: list[str]) -> int:
+    """Be the child: measure one variant, print the result."""
+    request = msgspec.json.decode(arguments[0].encode(), type=_Request)
+    outcome: _Result | _Failure
+    try:
+        outcome = _measure_here(request)
+    except FieldloopError as error:
+        outcome = _Failure(reason=str(error))
+    sys.stdout.write(msgspec.json.encode(outcome).decode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop.canonical import canonical, check_finite
 from fieldloop.errors import BundleError, DataError, FieldloopError, InputError, TrustError
 from fieldloop.integrity import KeySignature, SigningKey, TrustPolicy
 from fieldloop.manifest import (
@@ -98,10 +99,8 @@ def pack(
         )
     documents = (signature, profile, tuple(golden), lineage)
     for document in (*documents, tuple(variants)):
-        _check_finite(document)
-    contents: dict[EntryName, bytes] = dict(
-        zip(_DOCUMENTS, map(_canonical, documents), strict=True)
-    )
+        check_finite(document)
+    contents: dict[EntryName, bytes] = dict(zip(_DOCUMENTS, map(canonical, documents), strict=True))
     for variant in variants:
         contents[_model_entry(variant.precision)] = bytes(models[variant.precision])
     manifest = Manifest(
@@ -114,7 +113,7 @@ def pack(
             for entry, content in contents.items()
         ),
     )
-    data = _assemble(_canonical(manifest), (key, *cosigners), b"".join(contents.values()))
+    data = _assemble(canonical(manifest), (key, *cosigners), b"".join(contents.values()))
     try:
         # Read back what was written: a device must never be the first to try.
         unpack(data, trust=TrustPolicy(keys=(key.public,)))
@@ -201,39 +200,6 @@ def from_blob(blob: ArrayBlob) -> NDArray[Any]:
     return little.astype(dtype).reshape(blob.shape)
 
 
-def _check_finite(document: object) -> None:
-    """Refuse NaN and infinity: JSON writes null for them, and null means 'not known' here."""
-    pending = [("", msgspec.to_builtins(document, enc_hook=_refuse))]
-    while pending:
-        place, value = pending.pop()
-        if isinstance(value, dict):
-            pending += [(f"{place}.{key}", item) for key, item in value.items()]
-        elif isinstance(value, (list, tuple)):
-            pending += [(f"{place}[{number}]", item) for number, item in enumerate(value)]
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise DataError(
-                f"a bundle cannot hold {value}",
-                where=place.removeprefix("."),
-                advice="Leave the value out or mend its source.",
-            )
-
-
-def _refuse(value: object) -> object:
-    raise DataError(
-        f"a bundle cannot hold a {type(value).__name__}", advice="Give plain numbers and text."
-    )
-
-
-def _canonical(document: object) -> bytes:
-    try:
-        return msgspec.json.encode(document, order="deterministic")
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"a {type(document).__name__} cannot be written: {error}",
-            advice="Give plain numbers and text.",
-        ) from error
-
-
 def _model_entry(precision: Precision) -> EntryName:
     entry: dict[Precision, EntryName] = {
         "float32": "model.float32.tflite",
@@ -246,7 +212,7 @@ def _model_entry(precision: Precision) -> EntryName:
 
 
 def _assemble(manifest: bytes, keys: Sequence[SigningKey], payload: bytes) -> bytes:
-    signatures = _canonical([key.sign_manifest(manifest) for key in keys])
+    signatures = canonical([key.sign_manifest(manifest) for key in keys])
     header = _HEADER.pack(MAGIC, len(manifest), len(signatures), len(payload))
     return b"".join((header, manifest, signatures, payload))
 
@@ -280,7 +246,7 @@ def _signatures(block: bytes) -> list[KeySignature]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _broken("the signatures cannot be read") from error
     # One spelling only: the block itself is not signed, so no byte of it may vary unnoticed.
-    if _canonical(signatures) != block:
+    if canonical(signatures) != block:
         raise _broken("the signatures are not in canonical form")
     return signatures
 

@@ -27,21 +27,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 
-from fieldloop.errors import BundleError, CompatibilityError, DataError, TrustError
-from fieldloop.manifest import Manifest, Variant
+from fieldloop.errors import CompatibilityError, DataError, TrustError
+from fieldloop.manifest import Manifest, Variant, parse_manifest
 
 SIGNATURE_DOMAIN = b"fieldloop-bundle-v1\0"
 """Comes before the manifest in the signed message."""
 
-MANIFEST_FORMAT = 1
-"""Newest manifest format that this release can read."""
-
 _KEY_ID_DIGITS = 16
-_MAX_RELEASE = 2**63 - 1
 _PEM_BLOCK = re.compile(
     rb"-----BEGIN PUBLIC KEY-----[A-Za-z0-9+/=\s]{1,4096}-----END PUBLIC KEY-----"
 )
-_NAME = re.compile(r"[a-z0-9-]{1,64}")
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 
 
@@ -233,7 +228,7 @@ class TrustPolicy:
             CompatibilityError: For another device class, a newer runtime or a newer format.
         """
         self._check_signatures(manifest_bytes, signatures)
-        manifest = _parse(manifest_bytes)
+        manifest = parse_manifest(manifest_bytes)
         if manifest.release < self.release_floor:
             raise TrustError(
                 f"release {manifest.release} is older than release {self.release_floor}, "
@@ -276,58 +271,6 @@ class TrustPolicy:
             )
         for signature in trusted:
             keys[signature.key_id].verify(SIGNATURE_DOMAIN + message, signature.signature)
-
-
-def _parse(manifest_bytes: bytes) -> Manifest:
-    """Parse a manifest whose signature was checked."""
-    try:
-        manifest = msgspec.json.decode(manifest_bytes, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        _check_format(manifest_bytes)
-        raise BundleError(
-            f"the manifest cannot be read: {error}", advice="Build the bundle again."
-        ) from error
-    problem = _problem(manifest)
-    if problem:
-        raise BundleError(f"the manifest is malformed: {problem}", advice="Build the bundle again.")
-    return manifest
-
-
-class _Format(msgspec.Struct):
-    format: int = 0
-
-
-def _check_format(manifest_bytes: bytes) -> None:
-    try:
-        found = msgspec.json.decode(manifest_bytes, type=_Format).format
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return
-    if found > MANIFEST_FORMAT:
-        raise CompatibilityError(
-            f"the bundle has format {found}, format {MANIFEST_FORMAT} is the newest known",
-            advice="Update fieldloop on this machine.",
-        )
-
-
-def _problem(manifest: Manifest) -> str:
-    """Return what the types alone do not rule out; empty if all is well."""
-    names = [manifest.name, *manifest.device_classes]
-    wrong = next((name for name in names if not _NAME.fullmatch(name)), None)
-    if wrong is not None:
-        return f"'{wrong[:80]}' is not a name of 1 to 64 lower-case letters, digits and hyphens"
-    if not manifest.device_classes or not manifest.variants:
-        return "it names no device class or no variant"
-    if not 0 < manifest.release <= _MAX_RELEASE:
-        return f"the release counter {manifest.release} is not between 1 and {_MAX_RELEASE}"
-    precisions = [variant.precision for variant in manifest.variants]
-    if len(set(precisions)) != len(precisions):
-        return "a variant stands twice"
-    odd = next(
-        (item for item in manifest.variants if not _VERSION.fullmatch(item.min_runtime)), None
-    )
-    if odd is not None:
-        return f"'{odd.min_runtime[:80]}' is not a version"
-    return ""
 
 
 def _version(text: str) -> tuple[int, ...]:

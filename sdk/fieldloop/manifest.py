@@ -4,12 +4,21 @@ The manifest is the only thing a device trusts on its own word (because it is si
 byte of a bundle is trusted because the manifest names its size and SHA-256.
 """
 
+import re
 from typing import Literal
 
 import msgspec
 
+from fieldloop.errors import BundleError, CompatibilityError
 from fieldloop.profile import ReferenceProfile
 from fieldloop.signature import Signature
+
+MANIFEST_FORMAT = 1
+"""Newest manifest format that this release can read."""
+
+_MAX_RELEASE = 2**63 - 1
+_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 
 Precision = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
 
@@ -148,3 +157,60 @@ class BundleContent(msgspec.Struct, frozen=True, kw_only=True):
     profile: ReferenceProfile
     golden: tuple[GoldenSet, ...]
     lineage: Lineage
+
+
+def parse_manifest(manifest_bytes: bytes) -> Manifest:
+    """Parse a manifest; only after its signature was checked.
+
+    Raises:
+        BundleError: It is not JSON of the schema, or contradicts itself.
+        CompatibilityError: It has a newer format than this release knows.
+    """
+    try:
+        manifest = msgspec.json.decode(manifest_bytes, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _check_format(manifest_bytes)
+        raise BundleError(
+            f"the manifest cannot be read: {error}", advice="Build the bundle again."
+        ) from error
+    problem = _problem(manifest)
+    if problem:
+        raise BundleError(f"the manifest is malformed: {problem}", advice="Build the bundle again.")
+    return manifest
+
+
+class _Format(msgspec.Struct):
+    format: int = 0
+
+
+def _check_format(manifest_bytes: bytes) -> None:
+    try:
+        found = msgspec.json.decode(manifest_bytes, type=_Format).format
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if found > MANIFEST_FORMAT:
+        raise CompatibilityError(
+            f"the bundle has format {found}, format {MANIFEST_FORMAT} is the newest known",
+            advice="Update fieldloop on this machine.",
+        )
+
+
+def _problem(manifest: Manifest) -> str:
+    """Return what the types alone do not rule out; empty if all is well."""
+    names = [manifest.name, *manifest.device_classes]
+    wrong = next((name for name in names if not _NAME.fullmatch(name)), None)
+    if wrong is not None:
+        return f"'{wrong[:80]}' is not a name of 1 to 64 lower-case letters, digits and hyphens"
+    if not manifest.device_classes or not manifest.variants:
+        return "it names no device class or no variant"
+    if not 0 < manifest.release <= _MAX_RELEASE:
+        return f"the release counter {manifest.release} is not between 1 and {_MAX_RELEASE}"
+    precisions = [variant.precision for variant in manifest.variants]
+    if len(set(precisions)) != len(precisions):
+        return "a variant stands twice"
+    odd = next(
+        (item for item in manifest.variants if not _VERSION.fullmatch(item.min_runtime)), None
+    )
+    if odd is not None:
+        return f"'{odd.min_runtime[:80]}' is not a version"
+    return ""

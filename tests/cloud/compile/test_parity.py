@@ -1,0 +1,122 @@
+"""The comparison with the original: what it looks at, and that it refuses."""
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+from fieldloop.errors import DataError, GateError
+from fieldloop.signature import FeatureSpec
+from fieldloop_cloud.compile.api import to_tflite
+from fieldloop_cloud.compile.lowering import lowers
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(80, 3)).astype(np.float32).astype(float)
+Y = (X @ [1.0, -2.0, 0.5] > 0).astype(int)
+
+
+class Sum(RegressorMixin, BaseEstimator):
+    def fit(self, rows, _=None):
+        self.n_features_in_ = rows.shape[1]
+        return self
+
+    def predict(self, rows):
+        return rows.sum(axis=1)
+
+
+class Step(ClassifierMixin, BaseEstimator):
+    def fit(self, rows, labels):
+        self.n_features_in_ = rows.shape[1]
+        self.classes_ = np.unique(labels)
+        return self
+
+    def predict(self, rows):
+        return self.classes_[(rows[:, 0] > 0.5).astype(int)]
+
+
+def test_evidence_counts_rows_and_probes():
+    compiled = to_tflite(LogisticRegression().fit(X, Y), example=X, held_out=X[:20])
+    evidence = compiled.evidence
+    assert evidence.row_count == 20
+    assert evidence.probe_count >= 3 * 4
+    assert evidence.label_changes == 0
+    assert evidence.deviation["probabilities"] <= evidence.limit["probabilities"] == 1e-5
+
+
+def test_a_small_constant_error_is_refused():
+    @lowers(Sum)
+    def wrong(estimator, value, context):
+        g = context.graph
+        return {"value": g.add(g.sum(value.tensor(), 1), 1e-3)}
+
+    with pytest.raises(GateError, match=r"'value' deviates by 0\.001"):
+        to_tflite(Sum().fit(X), example=X)
+
+
+def test_an_error_only_far_outside_the_rows_is_refused():
+    @lowers(Sum)
+    def wrong(estimator, value, context):
+        g = context.graph
+        return {"value": g.sum(g.minimum(value.tensor(), 10.0), 1)}
+
+    assert X.max() < 10
+    with pytest.raises(GateError, match="value"):
+        to_tflite(Sum().fit(X), example=X)
+
+
+def test_an_output_of_another_shape_is_refused():
+    @lowers(Sum)
+    def wrong(estimator, value, context):
+        return {"value": value.tensor()}
+
+    with pytest.raises(GateError, match="gives"):
+        to_tflite(Sum().fit(X), example=X)
+
+
+def test_a_threshold_that_is_one_float_off_is_refused():
+    def step(moved):
+        def lowering(estimator, value, context):
+            table = context.thresholds(value)
+            folded = table.fold([0], [0.5])
+            g = context.graph
+            above = g.greater(g.columns(table.tensor, 0, 1), np.float32(moved(0.5)))
+            assert folded.thresholds.tolist() == [0.5]
+            return {"label": g.reshape(g.cast(above, "int32"), (-1,))}
+
+        return lowering
+
+    model = Step().fit(X, Y)
+    lowers(Step)(step(lambda t: t))
+    assert to_tflite(model, example=X).evidence.label_changes == 0
+    for side in (-np.inf, np.inf):
+        lowers(Step)(step(lambda t, side=side: np.nextafter(np.float32(t), np.float32(side))))
+        with pytest.raises(GateError, match="labels differ"):
+            to_tflite(model, example=X)
+
+
+def test_what_float32_cannot_hold_is_refused_and_the_feature_is_named():
+    far = X + np.array([0.0, 1e6, 0.0])
+    model = make_pipeline(PolynomialFeatures(3), StandardScaler(), LinearRegression())
+    model.fit(far, X[:, 1] ** 3)
+    features = [FeatureSpec(name=name) for name in ("heat", "pressure", "flow")]
+    with pytest.raises(GateError, match="'pressure' lies"):
+        to_tflite(model, example=far, features=features)
+
+
+def test_rows_that_the_original_refuses_are_an_error():
+    holes = X.copy()
+    holes[3, 1] = np.nan
+    with pytest.raises(DataError, match="itself refuses"):
+        to_tflite(LogisticRegression().fit(X, Y), example=holes)
+
+
+def test_missing_values_are_probed_where_the_original_answers():
+    holes = X.copy()
+    holes[::5, 1] = np.nan
+    compiled = to_tflite(DecisionTreeClassifier(random_state=0).fit(holes, Y), example=holes)
+    assert all(feature.missing_allowed for feature in compiled.signature.features)
+    strict = to_tflite(LogisticRegression().fit(X, Y), example=X)
+    assert not any(feature.missing_allowed for feature in strict.signature.features)

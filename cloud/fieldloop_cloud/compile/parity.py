@@ -61,7 +61,7 @@ class _Compared:
             one of all rows; in reduced precision the root mean square over the user's rows.
         row: Where that is.
         margin: For each row how far the original's choice is from another one; None if unknown.
-        allowed: For each row the deviation allowed.
+        tie: For each row the margin below which float32 itself is undecided.
         beyond: For each row whether it deviates by more.
     """
 
@@ -69,7 +69,7 @@ class _Compared:
     excess: float
     row: int
     margin: NDArray[np.float64] | None
-    allowed: NDArray[np.float64]
+    tie: NDArray[np.float64]
     beyond: NDArray[np.bool_]
 
 
@@ -299,9 +299,27 @@ def _compare(
         excess=float(worst),
         row=row,
         margin=_margin(role, a),
-        allowed=allowed.max(axis=1, initial=0.0),
+        tie=_tie(role, finite, count=count, steep=steep) + (0.0 if moved is None else 8 * moved),
         beyond=np.asarray((excess > 1.0).any(axis=1)),
     )
+
+
+def _tie(
+    role: str | None, size: NDArray[np.float64], *, count: int, steep: float
+) -> NDArray[np.float64]:
+    """Twice float32's limit at the size of each row, in any precision.
+
+    A row's own size counts, or the usual one: one row of giants is no excuse for the others.
+    """
+    if role == "probabilities":
+        tie = np.full(len(size), 2 * PROBABILITY_LIMITS["float32"] * steep)
+    else:
+        own = size.max(axis=1, initial=0.0)
+        usual = float(np.median(own[:count])) if count else 0.0
+        floor = 1.0 if role == "decision" else 0.0
+        tie = 2 * LIMITS["float32"] * np.maximum(np.maximum(own, usual), floor)
+    tie[count:] *= 1.0 + BEYOND
+    return tie
 
 
 def _margin(role: str | None, answer: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -335,7 +353,7 @@ def _labels(
     undecided = np.zeros(count, np.bool_)
     for found in compared.values():
         if found.margin is not None:
-            undecided |= found.margin <= 2 * found.allowed
+            undecided |= found.margin <= found.tie
     return changed, changed & undecided
 
 

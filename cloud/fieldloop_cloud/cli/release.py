@@ -12,7 +12,9 @@ from fieldloop_cloud.release.home import FleetSettings, Home
 
 @click.command("bundle")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--name", required=True, help="The model's name: lower-case letters, digits, -.")
+@click.option(
+    "--name", help="The model's name: lower-case letters, digits, -. By default the RUN folder's."
+)
 @home_option
 @click.option(
     "--device-class",
@@ -28,7 +30,7 @@ from fieldloop_cloud.release.home import FleetSettings, Home
 def bundle_command(
     *,
     run: Path,
-    name: str,
+    name: str | None,
     home: Home,
     device_classes: tuple[str, ...],
     replaces: str,
@@ -41,7 +43,7 @@ def bundle_command(
 
     made = bundle(
         Run.load(run),
-        name=name,
+        name=name or run.resolve().name,
         home=home,
         device_classes=device_classes,
         parent_sha256=replaces,
@@ -98,7 +100,13 @@ def with_network(
 
 @click.command("provision")
 @click.argument("device")
-@click.option("--class", "device_class", required=True, help="Target: a name or a .toml file.")
+@click.option(
+    "--class",
+    "device_class",
+    default="x86",
+    show_default=True,
+    help="Target: a name or a .toml file.",
+)
 @click.option(
     "--to", "root", type=click.Path(path_type=Path), help="Device root; default in the home."
 )

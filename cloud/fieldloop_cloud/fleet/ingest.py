@@ -32,8 +32,9 @@ from fieldloop.errors import DataError, EnvironmentFaultError, NotConnectedError
 from fieldloop.state import Presence, ReportedState
 from fieldloop.telemetry import Ack, Stream
 from fieldloop.transport import Message, Transport
+from fieldloop_cloud.fleet.recording import KINDS
 from fieldloop_cloud.fleet.records import Incoming
-from fieldloop_cloud.fleet.store import KINDS, Store
+from fieldloop_cloud.fleet.store import Store
 
 logger = logging.getLogger(__name__)
 

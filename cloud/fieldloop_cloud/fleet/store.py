@@ -16,9 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import msgspec
+from typing import Any, Self
 
 from fieldloop import topics, wire
 from fieldloop.errors import DataError
@@ -27,6 +25,7 @@ from fieldloop.state import DesiredState, Presence, ReportedState
 from fieldloop.telemetry import Event, FieldSample, Stream, TelemetryWindow
 from fieldloop_cloud.fleet import database
 from fieldloop_cloud.fleet.drift import FieldWindow
+from fieldloop_cloud.fleet.recording import bury, record_all
 from fieldloop_cloud.fleet.records import (
     DeadLetter,
     DeviceCounts,
@@ -35,24 +34,7 @@ from fieldloop_cloud.fleet.records import (
     Outcome,
     StoredEvent,
     StoredSample,
-    event_clock,
-    event_time_ms,
 )
-
-StructT = TypeVar("StructT", bound=msgspec.Struct)
-
-KINDS: Mapping[Stream, type[Numbered]] = {
-    "tel": TelemetryWindow,
-    "evt": Event,
-    "smp": FieldSample,
-}
-"""What each stream carries."""
-
-MAX_DEAD_LETTERS = 10_000
-"""The newest are kept, so that a broken device cannot fill the disk; all are counted."""
-
-DEAD_LETTER_BYTES = 64 * 1024
-"""So much of each is kept."""
 
 
 class Store:
@@ -119,25 +101,8 @@ class Store:
         Raises:
             DataError: A number that cannot be; nothing is stored.
         """
-        for incoming in batch:
-            _check_numbers(incoming.message)
-        rows = [_row(incoming) for incoming in batch]
         with self._write() as db:
-            db.execute("SAVEPOINT batch")
-            stored = db.executemany(_INSERT_MESSAGE, rows).rowcount
-            if stored == len(rows):
-                outcomes: list[Outcome] = ["stored"] * len(rows)
-            else:  # rare: find out which, one by one
-                db.execute("ROLLBACK TO batch")
-                outcomes = [
-                    _record_one(db, incoming, row)
-                    for incoming, row in zip(batch, rows, strict=True)
-                ]
-            db.execute("RELEASE batch")
-            for incoming, outcome in zip(batch, outcomes, strict=True):
-                if outcome == "stored" and isinstance(incoming.message, FieldSample):
-                    _index_sample(db, incoming.device, incoming.message)
-        return outcomes
+            return record_all(db, batch)
 
     def windows(
         self,
@@ -155,14 +120,14 @@ class Store:
             until_ms: Only before this time.
         """
         return [
-            FieldWindow(device=name, at_ms=at_ms, window=_read(TelemetryWindow, payload))
+            FieldWindow(device=name, at_ms=at_ms, window=wire.decode(TelemetryWindow, payload))
             for name, at_ms, payload in self._messages("tel", device, model, since_ms, until_ms)
         ]
 
     def events(self, device: str | None = None, since_ms: int | None = None) -> list[StoredEvent]:
         """Return events in the order of their time."""
         return [
-            StoredEvent(device=name, at_ms=at_ms, event=_read(Event, payload))
+            StoredEvent(device=name, at_ms=at_ms, event=wire.decode(Event, payload))
             for name, at_ms, payload in self._messages("evt", device, None, since_ms, None)
         ]
 
@@ -195,7 +160,7 @@ class Store:
             StoredSample(
                 device=name,
                 at_ms=at_ms,
-                sample=_read(FieldSample, payload),
+                sample=wire.decode(FieldSample, payload),
                 label=None if label is None else json.loads(label),
             )
             for name, at_ms, payload, label in rows
@@ -227,7 +192,7 @@ class Store:
         """Keep a message that could not be read, and count it."""
         at = _now_ms() if received_ms is None else received_ms
         with self._write() as db:
-            _bury(db, topic, payload, reason, at)
+            bury(db, topic, payload, reason, at)
 
     def dead_letters(self, device: str | None = None) -> list[DeadLetter]:
         """Return the kept dead letters, oldest first."""
@@ -273,7 +238,7 @@ class Store:
     def reported(self) -> dict[str, ReportedState]:
         """Return what every device last said it runs."""
         rows = self._read("SELECT device, document FROM reported ORDER BY device", {})
-        return {name: _read(ReportedState, document) for name, document in rows}
+        return {name: wire.decode(ReportedState, document) for name, document in rows}
 
     def put_desired(self, device: str, state: DesiredState) -> None:
         """Set what a device should run; the server publishes it.
@@ -294,7 +259,7 @@ class Store:
     def desired(self) -> dict[str, DesiredState]:
         """Return what every device should run."""
         rows = self._read("SELECT device, document FROM desired ORDER BY device", {})
-        return {name: _read(DesiredState, document) for name, document in rows}
+        return {name: wire.decode(DesiredState, document) for name, document in rows}
 
     def put_rollout(self, rollout_id: str, document: Mapping[str, Any]) -> None:
         """Keep a rollout's state, a JSON document, under its id."""
@@ -369,10 +334,6 @@ class Store:
         )
 
 
-_INSERT_MESSAGE = """
-INSERT INTO messages (device, boot, seq, stream, model, at_ms, received_ms, payload)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device, boot, seq) DO NOTHING
-"""
 _UPSERT_LABEL = """
 INSERT INTO labels (device, sample_id, label, labelled_ms) VALUES (?, ?, ?, ?)
 ON CONFLICT (device, sample_id) DO UPDATE
@@ -395,12 +356,6 @@ INSERT INTO desired (device, ver, document) VALUES (?, ?, ?)
 ON CONFLICT (device) DO UPDATE SET ver = excluded.ver, document = excluded.document
 WHERE excluded.ver > desired.ver
 """
-_COUNT = """
-INSERT INTO counters (device, {column}) VALUES (?, 1)
-ON CONFLICT (device) DO UPDATE SET {column} = {column} + 1
-"""
-_COUNT_DUPLICATE = _COUNT.format(column="duplicates")
-_COUNT_DEAD_LETTER = _COUNT.format(column="dead_letters")
 _COUNTS = """
 WITH per_boot AS (
     SELECT device, boot, max(seq) - count(*) AS missing,
@@ -419,87 +374,6 @@ SELECT names.device, coalesce(windows, 0), coalesce(events, 0), coalesce(samples
 FROM names LEFT JOIN stored USING (device) LEFT JOIN counters USING (device)
 WHERE names.device != '' ORDER BY names.device
 """
-
-
-def _row(incoming: Incoming) -> tuple[object, ...]:
-    message = incoming.message
-    at_ms = event_time_ms(event_clock(message), message.sent, incoming.received_ms)
-    return (
-        incoming.device,
-        message.boot,
-        message.seq,
-        incoming.stream,
-        message.model,
-        at_ms,
-        incoming.received_ms,
-        incoming.payload,
-    )
-
-
-def _record_one(db: sqlite3.Connection, incoming: Incoming, row: tuple[object, ...]) -> Outcome:
-    """Store one message of a batch in which some were there before."""
-    if db.execute(_INSERT_MESSAGE, row).rowcount:
-        return "stored"
-    device, message = incoming.device, incoming.message
-    stream, payload = db.execute(
-        "SELECT stream, payload FROM messages WHERE device = ? AND boot = ? AND seq = ?",
-        (device, message.boot, message.seq),
-    ).fetchone()
-    # Sent again it differs in its sending time only. Anything else under the same number is a
-    # device whose boot counter went back: to drop that silently would lose its data for good.
-    if stream == incoming.stream:
-        before = _read(KINDS[incoming.stream], payload)
-        if msgspec.structs.replace(before, sent=message.sent) == message:
-            db.execute(_COUNT_DUPLICATE, (device,))
-            return "duplicate"
-    reason = (
-        f"(boot {message.boot}, seq {message.seq}) was used before for something else; has the "
-        "device's boot counter gone back?"
-    )
-    topic = topics.up(device, incoming.stream)
-    _bury(db, topic, incoming.payload, reason, incoming.received_ms)
-    return "conflict"
-
-
-def _index_sample(db: sqlite3.Connection, device: str, sample: FieldSample) -> None:
-    """Make a sample known by its id; the first of one id stays."""
-    db.execute(
-        "INSERT INTO samples SELECT device, ?, id FROM messages "
-        "WHERE device = ? AND boot = ? AND seq = ? ON CONFLICT DO NOTHING",
-        (sample.sample_id, device, sample.boot, sample.seq),
-    )
-
-
-def _bury(
-    db: sqlite3.Connection, topic: str, payload: bytes, reason: str, received_ms: int
-) -> None:
-    device = _device_of(topic)
-    number = db.execute(
-        "INSERT INTO dead_letters (device, topic, payload, size_bytes, reason, received_ms) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
-        (device, topic, payload[:DEAD_LETTER_BYTES], len(payload), reason, received_ms),
-    ).lastrowid
-    db.execute("DELETE FROM dead_letters WHERE id <= ?", ((number or 0) - MAX_DEAD_LETTERS,))
-    db.execute(_COUNT_DEAD_LETTER, (device,))
-
-
-def _device_of(topic: str) -> str:
-    try:
-        return topics.parse(topic).device
-    except DataError:
-        return ""
-
-
-def _check_numbers(message: Numbered) -> None:
-    if message.boot < 0 or message.seq < 1:
-        raise DataError(
-            f"boot {message.boot} and seq {message.seq} cannot be",
-            advice="Count boots from 0 and messages from 1.",
-        )
-
-
-def _read(kind: type[StructT], payload: bytes) -> StructT:
-    return wire.decode(kind, payload)
 
 
 def _now_ms() -> int:

@@ -61,6 +61,7 @@ class Home:
 
     def restart(self) -> None:
         """A new ingest process: what the old one had not acknowledged comes again."""
+        self.ingest.stop()
         self.transport = InMemoryTransport(self.broker, "svc.ingest")
         self.ingest = Ingest(self.store, self.transport, now_ms=lambda: NOW_MS)
         self.start()

@@ -21,7 +21,7 @@ from fieldloop.errors import EnvironmentFaultError, NotConnectedError
 from fieldloop.mqtt import MqttSettings, MqttTransport, link
 from fieldloop.state import DesiredState, Presence, ReportedState
 from fieldloop.telemetry import Ack, Clock, TelemetryWindow
-from fieldloop_cloud.fleet import broker as broker_module
+from fieldloop_cloud.fleet import mosquitto
 from fieldloop_cloud.fleet.rollout import Rollout
 from fieldloop_cloud.fleet.server import Server
 from fieldloop_cloud.release.home import Home
@@ -226,7 +226,7 @@ def test_a_broker_that_dies_is_started_again(server: Server, home: Home):
 
 
 def test_it_works_on_the_embedded_broker_too(home: Home, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(broker_module, "_mosquitto", lambda: None)
+    monkeypatch.setattr(mosquitto, "_program", lambda: None)
     wish = DesiredState(ver=1, sha256=SHA256, size_bytes=1, url="http://home/x")
     device = Device(home, "pump-1")
     sender = OutboxSender("pump-1", device.transport)

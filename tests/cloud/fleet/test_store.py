@@ -16,7 +16,7 @@ from fieldloop import wire
 from fieldloop.errors import DataError, EnvironmentFaultError
 from fieldloop.state import DesiredState, Presence, ReportedState
 from fieldloop.telemetry import Clock, Event, FieldSample, TelemetryWindow
-from fieldloop_cloud.fleet import store as store_module
+from fieldloop_cloud.fleet import recording
 from fieldloop_cloud.fleet.records import Incoming, Numbered, event_time_ms
 from fieldloop_cloud.fleet.store import Store
 
@@ -270,14 +270,14 @@ def test_rollouts_keep_their_order_and_survive(store: Store):
 
 
 def test_dead_letters_are_kept_counted_and_bounded(store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(store_module, "MAX_DEAD_LETTERS", 5)
+    monkeypatch.setattr(recording, "MAX_DEAD_LETTERS", 5)
     for number in range(8):
         store.dead_letter("fl/v1/pump-1/up/tel", b"%d" % number, "not JSON", NOW_MS)
     store.dead_letter("not/ours", b"x" * 100_000, "no topic of ours", NOW_MS)
     letters = store.dead_letters()
     assert [letter.payload[:1] for letter in letters] == [b"4", b"5", b"6", b"7", b"x"]
     assert (letters[-1].device, letters[-1].size_bytes) == ("", 100_000)
-    assert len(letters[-1].payload) == store_module.DEAD_LETTER_BYTES
+    assert len(letters[-1].payload) == recording.DEAD_LETTER_BYTES
     assert [(item.device, item.dead_letters) for item in store.counts()] == [("pump-1", 8)]
 
 

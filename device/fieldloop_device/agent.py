@@ -40,6 +40,7 @@ from fieldloop_device.selftest import run_in_child
 from fieldloop_device.serving import Serving
 from fieldloop_device.slots import load_best
 from fieldloop_device.status import Status, write_status
+from fieldloop_device.supervisor import Supervisor
 from fieldloop_device.updater import Updater
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Agent:
         self._make_transport = make_transport
         self._open = BundleOpener(self.root, self.config)
         self._stack = contextlib.ExitStack()
+        self._supervisor = Supervisor()
         self._stop = threading.Event()
         self._recording = Loop("recorder", self._record_step)
         self._sending = Loop("reporter", self.pump)
@@ -111,6 +113,7 @@ class Agent:
             raise
         if threads:
             self._start_threads()
+        self._supervisor.ready()
         return self
 
     def stop(self, *, drain_s: float = 2.0) -> None:
@@ -120,6 +123,7 @@ class Agent:
             drain_s: Wait so long for the cloud's acknowledgements, if it can be reached. What
                 stays in the outbox is sent after the next start.
         """
+        self._supervisor.stopping()
         self._drain(drain_s)
         self._stop.set()
         self.updater.close()
@@ -320,6 +324,7 @@ class Agent:
 
     def _record_step(self) -> None:
         self.record()
+        self._supervisor.beat()
 
     def _update(self) -> None:
         while self.updater.step() and not self._stop.is_set():

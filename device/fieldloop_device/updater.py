@@ -140,7 +140,10 @@ class Updater:
             # Spent before the model is loaded: a model that kills the agent is loaded once more.
             self._store.put(tried)
             write_active(self._root.path, job.slot)
-        except EnvironmentFaultError:
+        except EnvironmentFaultError as error:
+            # A try that is not on disk would be spent for ever: run what is known to be good.
+            failed = machine.fail(tried, str(error), blame=False, retry=True)
+            self._store.put_if_possible(failed)
             return job.previous
         return job.slot
 
@@ -187,7 +190,6 @@ class Updater:
         records = self._store.records
         if machine.must_roll_back_first(records, wish):
             self._roll_back(f"superseded by desired state {wish.ver}", blame=False)
-            self._restore_running()
             records = self._store.records
         accepted = machine.accept(records, wish, running_sha256=self._host.running_sha256)
         if accepted is None:
@@ -294,6 +296,10 @@ class Updater:
         return True
 
     def _watch(self, job: Job) -> bool:
+        if job.rolling_back:  # decided, but the disk did not let the pointer follow
+            self._not_before_ms = self._clock.read().mono_ms + _BACKOFF_CAP_MS
+            self._run_again(self._go_back(self._store.records))
+            return False
         answered, failed = self._host.trial_totals()
         elapsed_ms = self._clock.read().mono_ms - self._trial_begin_ms
         verdict, reason = machine.judge(
@@ -307,7 +313,6 @@ class Updater:
             self._host.report()
         elif verdict == "rollback":
             self._roll_back(reason, blame=True)
-            self._restore_running()
         return False
 
     # Ends
@@ -338,10 +343,12 @@ class Updater:
         return False
 
     def _roll_back(self, reason: str, *, blame: bool) -> None:
-        self._go_back(machine.decide_rollback(self._store.records, reason, blame=blame))
+        """Go back to the previous slot and let its model answer again."""
+        decided = machine.decide_rollback(self._store.records, reason, blame=blame)
+        self._run_again(self._go_back(decided))
 
     def _go_back(self, decided: Records) -> Slot | None:
-        """Store the verdict, move the pointer, store that it is done."""
+        """Store the verdict, move the pointer, store that it is done; return the slot to run."""
         job = decided.job
         assert job is not None
         self._store.put_if_possible(decided)
@@ -349,8 +356,8 @@ class Updater:
             try:
                 write_active(self._root.path, job.previous)
             except EnvironmentFaultError:
-                return job.previous  # the verdict is stored: the pointer follows at the next start
-            self._store.put_if_possible(machine.finish_rollback(self._store.records))
+                return job.previous
+        self._store.put_if_possible(machine.finish_rollback(self._store.records))
         self._host.announce("rolled-back", job.error)
         self._host.report()
         return read_active(self._root.path)
@@ -358,10 +365,10 @@ class Updater:
     def _exists(self, slot: Slot) -> bool:
         return self._root.slot(slot).exists()
 
-    def _restore_running(self) -> None:
-        """Let the previous model answer again."""
-        slot = read_active(self._root.path)
-        assert slot is not None
+    def _run_again(self, slot: Slot | None) -> None:
+        """Let a slot's model answer, unless it does already."""
+        if slot is None or slot_sha256(self._root, slot) == self._host.running_sha256:
+            return
         try:
             runtime = self._open_slot(self._root.slot(slot))
         except FieldloopError as error:

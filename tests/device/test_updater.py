@@ -527,3 +527,40 @@ def test_golden_outputs_may_deviate_within_the_tolerance(started):
         started.run()
     assert phase(started) == "committed"
     assert 0 < started.cloud.last_report().self_test.max_deviation < 1e-5
+
+
+def unwritable(*_args):
+    raise EnvironmentFaultError("the disk is full")
+
+
+def test_a_rollback_on_a_full_disk_runs_the_old_model_and_ends_when_there_is_space(
+    started, monkeypatch
+):
+    policy = HealthPolicy(min_predictions=5, max_duration_ms=1)
+    with serving(NEW) as server:
+        started.cloud.want(desired(NEW, server.url, health=policy))
+        while started.agent.running_sha256 != sha256_hex(NEW):
+            started.agent.updater.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_active", unwritable)
+        started.run(predictions=0, steps=10)
+        assert started.agent.running_sha256 == started.device.sha256
+        assert read_active(started.device.path) == "b"
+    started.run(predictions=0)
+    assert (phase(started), read_active(started.device.path)) == ("rolled-back", "a")
+    assert len(started.cloud.events("rolled-back")) == 1
+
+
+def test_a_trial_that_cannot_be_counted_is_not_run(started, monkeypatch):
+    with serving(NEW) as server:
+        on_trial(started, server)
+        started.die()
+        with monkeypatch.context() as patch:
+            patch.setattr(RecordStore, "put", unwritable)
+            restart(started)
+            started.run(steps=5)
+            assert started.agent.running_sha256 == started.device.sha256
+            assert phase(started) != "committed"
+        restart(started)
+        assert started.agent.running_sha256 == sha256_hex(NEW)
+        assert phase(started) == "trial"

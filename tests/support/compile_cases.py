@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fieldloop_cloud.compile.api import to_tflite
-from fieldloop_cloud.compile.parity import ask
+from fieldloop_cloud.compile.originals import ask, target_of
 
 ROWS, FITTED = 90, 60
 TOLERANCE = {"probabilities": 1e-5, "decision": 2e-5, "value": 2e-5, "transformed": 1e-5}
@@ -177,7 +177,7 @@ def check_outputs(compiled, estimator, rows, worker, *, tolerance=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for position, spec in enumerate(compiled.signature.outputs):
-            expected = ask(estimator, spec.role, rows)
+            expected = ask(estimator, spec.role, rows, target=target_of(spec.name))
             assert expected is not None, f"{spec.name}: scikit-learn has no such method"
             got = here[spec.name]
             assert got.shape == expected.shape, (spec.name, got.shape, expected.shape)
@@ -226,7 +226,7 @@ def _undecided(estimator, rows, compiled, limits):
     for spec in compiled.signature.outputs:
         if spec.role not in {"probabilities", "decision", "distances"}:
             continue
-        answer = ask(estimator, spec.role, rows)
+        answer = ask(estimator, spec.role, rows, target=target_of(spec.name))
         limit = 2 * limits.get(spec.role, DEFAULT_TOLERANCE) * _size(spec.role, answer)
         if answer.ndim == 1:
             undecided |= np.abs(answer) <= limit

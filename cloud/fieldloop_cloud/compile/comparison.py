@@ -1,0 +1,163 @@
+"""One output of a compiled model against the original's: how far apart, and what is a tie."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fieldloop.errors import GateError
+from fieldloop_cloud.compile.compiled import Compiled
+from fieldloop_cloud.compile.probes import BEYOND
+
+LIMITS = {"float32": 2e-5, "float16": 2e-2, "int8": 5e-2}
+"""Deviation by precision, relative to the size of the output: in float32 of every row and probe,
+in reduced precision the root mean square over the user's rows."""
+
+PROBABILITY_LIMITS = {"float32": 1e-5, "float16": 2e-2, "int8": 5e-2}
+"""The same for probabilities, absolute."""
+
+DUST = 0.01
+"""A transformed column smaller than this share of the largest one is judged as if it were not."""
+
+LARGE_DECISION = 100.0
+"""Decisions above this are coarser than the limits in float32; probabilities may follow them."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One output on all rows.
+
+    Attributes:
+        deviation: Largest absolute deviation.
+        excess: Deviation in units of what is allowed; above 1 is too much. In float32 the largest
+            one of all rows; in reduced precision the root mean square over the user's rows.
+        row: Where that is.
+        margin: For each row how far the original's choice is from another one; None if unknown.
+        tie: For each row the margin below which float32 itself is undecided.
+        beyond: For each row whether it deviates by more.
+    """
+
+    deviation: float
+    excess: float
+    row: int
+    margin: NDArray[np.float64] | None
+    tie: NDArray[np.float64]
+    beyond: NDArray[np.bool_]
+
+
+def limit_of(role: str, compiled: Compiled) -> float:
+    """Return the relative (for probabilities absolute) deviation allowed for an output."""
+    table = PROBABILITY_LIMITS if role.startswith("probabilities") else LIMITS
+    return table[compiled.precision]
+
+
+def steepness(expected: dict[str, NDArray[Any]], count: int) -> float:
+    """How much coarser float32 makes probabilities whose logits are large, at least 1."""
+    decision = np.abs(expected.get("decision", np.zeros(1))[:count])
+    return max(1.0, float(decision.max(initial=0.0)) / LARGE_DECISION)
+
+
+def compare(
+    role: str | None,
+    want: NDArray[Any],
+    got: NDArray[Any],
+    *,
+    count: int,
+    compiled: Compiled,
+    steep: float,
+    moved: NDArray[np.float64] | None = None,
+) -> Compared:
+    """Compare one output; its size is that of the user's rows, or the row's own if larger."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite here and there
+        a = want.reshape(len(want), -1).astype(np.float32).astype(np.float64)
+    b = got.reshape(len(got), -1).astype(np.float64)
+    if a.shape != b.shape:
+        raise GateError(
+            f"the compiled model gives {b.shape} where the original gives {a.shape}",
+            where=str(role),
+            advice="Report this estimator; use float32 logits of your own meanwhile.",
+        )
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    difference = np.where(same, 0.0, np.abs(a - b))
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    finite = np.where(np.isfinite(a), np.abs(a), 0.0)
+    if role == "probabilities":
+        size = np.full((len(a), 1), steep)
+    else:
+        usual = finite[:count].max(initial=0.0)
+        if role == "transformed":  # columns may be of different size; one of dust counts as larger
+            usual = np.maximum(finite[:count].max(axis=0, initial=0.0), DUST * usual)
+        floor = 1.0 if role == "decision" else np.finfo(np.float32).tiny
+        size = np.maximum(np.maximum(usual, finite), floor)
+    allowed = np.broadcast_to(limit_of(str(role), compiled) * size, (len(a), size.shape[1])).copy()
+    # A probe lies up to BEYOND ranges outside; float32 is coarser there by as much.
+    allowed[count:] *= 1.0 + BEYOND
+    if moved is not None:
+        allowed += 4 * moved[:, None]
+    excess = difference / allowed
+    exact = compiled.precision == "float32"
+    worst = excess.max(initial=0.0) if exact else np.sqrt(np.mean(excess[:count] ** 2))
+    row = int(excess.max(axis=1, initial=0.0).argmax()) if excess.size else 0
+    return Compared(
+        deviation=float(difference.max(initial=0.0)),
+        excess=float(worst),
+        row=row,
+        margin=_margin(role, a),
+        tie=_tie(role, finite, count=count, steep=steep) + (0.0 if moved is None else 8 * moved),
+        beyond=np.asarray((excess > 1.0).any(axis=1)),
+    )
+
+
+def _tie(
+    role: str | None, size: NDArray[np.float64], *, count: int, steep: float
+) -> NDArray[np.float64]:
+    """Twice float32's limit at the size of each row, in any precision.
+
+    A row's own size counts, or the usual one: one row of giants is no excuse for the others.
+    """
+    if role == "probabilities":
+        tie = np.full(len(size), 2 * PROBABILITY_LIMITS["float32"] * steep)
+    else:
+        own = size.max(axis=1, initial=0.0)
+        usual = float(np.median(own[:count])) if count else 0.0
+        floor = 1.0 if role == "decision" else 0.0
+        tie = 2 * LIMITS["float32"] * np.maximum(np.maximum(own, usual), floor)
+    tie[count:] *= 1.0 + BEYOND
+    return tie
+
+
+def _margin(role: str | None, answer: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """How far each row's choice is from the next one."""
+    if role == "decision" and answer.shape[1] == 1:
+        return np.abs(answer[:, 0])
+    if role in {"probabilities", "decision"} and answer.shape[1] > 1:
+        ordered = np.sort(answer, axis=1)
+        gap = ordered[:, -1] - ordered[:, -2]
+        # One-vs-one decisions vote: any of them near zero may turn a vote.
+        return np.minimum(gap, np.abs(answer).min(axis=1)) if role == "decision" else gap
+    if role == "distances" and answer.shape[1] > 1:
+        ordered = np.sort(answer, axis=1)
+        return np.asarray(ordered[:, 1] - ordered[:, 0])
+    return None
+
+
+def changed_labels(
+    expected: dict[str, NDArray[Any]],
+    got: dict[str, NDArray[Any]],
+    compared: dict[str, Compared],
+    count: int,
+    specs: Sequence[Any],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return (label differs, and the original is undecided there)."""
+    changed = np.zeros(count, np.bool_)
+    for spec in specs:
+        if spec.role == "label" and spec.name in expected:
+            differs = np.asarray(expected[spec.name] != got[spec.name])
+            changed |= differs.reshape(count, -1).any(axis=1)
+    undecided = np.zeros(count, np.bool_)
+    for found in compared.values():
+        if found.margin is not None:
+            undecided |= found.margin <= found.tie
+    return changed, changed & undecided

@@ -6,17 +6,20 @@ the folds is the answer. `ensemble=False` has one fold and is the small one to d
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.isotonic import IsotonicRegression
 
 from fieldloop_cloud.compile.classical.interpolation import Curve, interpolate
+from fieldloop_cloud.compile.classical.linear import one_vs_rest_probabilities
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
+
+TWO = 2
 
 TOLERANCE = 2e-5
 """What a compiled decision may deviate by, relative to its size or 1."""
@@ -25,6 +28,14 @@ STEP = 1e-6
 
 TINY = 1e-12
 """scikit-learn adds it to probabilities before it takes their logarithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Classes:
+    """How many classes there are, and which of them a fold knows."""
+
+    count: int
+    places: NDArray[np.intp]
 
 
 @lowers(CalibratedClassifierCV)
@@ -55,10 +66,12 @@ def _fold(fold: Any, estimator: Any, value: Value, context: Context, *, step: st
             parameter="method",
             advice="Use 'sigmoid', 'isotonic' or 'temperature'.",
         )
-    if fold.method == "isotonic":
-        context.ties.append(lambda rows: _on_a_step(fold, value.reference(rows)))
-    made = _calibrate(columns, fold.calibrators, context)
-    return _normalized(made, _places(fold.estimator, estimator), count, context)
+    places = np.searchsorted(estimator.classes_, fold.estimator.classes_)
+    if fold.method == "sigmoid":
+        share = _sigmoid(columns, fold.calibrators, context)
+        return share if share.shape[1] == count else _spread(share, places, count, context)
+    context.ties.append(lambda rows: _on_a_step(fold, value.reference(rows)))
+    return _isotonic(columns, fold.calibrators, _Classes(count, places), context)
 
 
 def _response(outputs: Outputs, inner: Any, context: Context) -> Tensor:
@@ -76,23 +89,46 @@ def _response(outputs: Outputs, inner: Any, context: Context) -> Tensor:
         )
     shares = outputs["probabilities"]
     assert isinstance(shares, Tensor)
-    two = shares.shape[1] == 2  # noqa: PLR2004 - of two classes the second one is calibrated
-    return g.columns(shares, 1, 2) if two else shares
+    # Of two classes the second one is calibrated.
+    return g.columns(shares, 1, 2) if shares.shape[1] == TWO else shares
 
 
-def _calibrate(columns: Tensor, calibrators: Sequence[Any], context: Context) -> Tensor:
-    """Map each column by its calibrator."""
+def _sigmoid(columns: Tensor, calibrators: Sequence[Any], context: Context) -> Tensor:
+    """One logistic function a class, over their sum; (1 - p, p) for two classes."""
     g = context.graph
-    if all(isinstance(one, IsotonicRegression) for one in calibrators):
-        curves = [isotonic_curve(one) for one in calibrators]
-        parts = [
-            interpolate(g, g.columns(columns, place, place + 1), curve)
-            for place, curve in enumerate(curves)
-        ]
-        return g.concat(parts, axis=1)
     slope = np.array([one.a_ for one in calibrators])
     offset = np.array([one.b_ for one in calibrators])
-    return g.logistic(g.add(g.mul(columns, -slope), -offset))
+    logits = g.add(g.mul(columns, -slope), -offset)
+    if len(calibrators) == 1:
+        logits = g.reshape(logits, (-1,))
+    return one_vs_rest_probabilities(logits, context)
+
+
+def _isotonic(
+    columns: Tensor, calibrators: Sequence[Any], classes: "_Classes", context: Context
+) -> Tensor:
+    """One curve a class, over their sum; where all are zero every class is alike."""
+    g = context.graph
+    parts = [
+        interpolate(g, g.columns(columns, place, place + 1), isotonic_curve(one))
+        for place, one in enumerate(calibrators)
+    ]
+    made = g.concat(parts, axis=1)
+    if classes.count == TWO:
+        return g.concat([g.sub(1.0, made), made], axis=1)
+    if made.shape[1] < classes.count:
+        made = _spread(made, classes.places, classes.count, context)
+    total = g.sum(made, 1, keepdims=True)
+    nothing = g.equal(total, 0.0)
+    share = g.div(made, g.select(nothing, np.ones((1, 1)), total))
+    return g.select(nothing, np.full((1, classes.count), 1 / classes.count), share)
+
+
+def _spread(share: Tensor, places: NDArray[np.intp], count: int, context: Context) -> Tensor:
+    """Put the columns of a fold that lacks some classes where they belong."""
+    spread = np.zeros((count, len(places)))
+    spread[places, np.arange(len(places))] = 1.0
+    return context.graph.fully_connected(share, spread)
 
 
 def isotonic_curve(calibrator: Any) -> Curve:
@@ -118,26 +154,6 @@ def _on_a_step(fold: Any, rows: Any) -> NDArray[np.bool_]:
     return np.asarray(np.any(steps, axis=0))
 
 
-def _places(inner: Any, outer: Any) -> NDArray[np.intp]:
-    """Return where the inner classes stand among the outer ones (a fold may lack some)."""
-    return np.asarray(np.searchsorted(outer.classes_, inner.classes_), np.intp)
-
-
-def _normalized(made: Tensor, places: NDArray[np.intp], count: int, context: Context) -> Tensor:
-    """Return columns that add up to 1."""
-    g = context.graph
-    if count == 2:  # noqa: PLR2004 - one calibrator for two classes
-        return g.concat([g.sub(1.0, made), made], axis=1)
-    if len(places) < count:
-        spread = np.zeros((count, len(places)))
-        spread[places, np.arange(len(places))] = 1.0
-        made = g.fully_connected(made, spread)
-    total = g.sum(made, 1, keepdims=True)
-    nothing = g.equal(total, 0.0)
-    share = g.div(made, g.select(nothing, np.ones((1, 1)), total))
-    return g.select(nothing, np.full((1, count), 1 / count), share)
-
-
 def _temperature(outputs: Outputs, fold: Any, count: int, context: Context) -> Tensor:
     """softmax(beta · logits), where a two-class decision d stands for the logits (-d, d)."""
     g = context.graph
@@ -148,7 +164,7 @@ def _temperature(outputs: Outputs, fold: Any, count: int, context: Context) -> T
         return g.softmax(g.mul(g.log(g.add(shares, TINY)), beta))
     decision = outputs["decision"]
     assert isinstance(decision, Tensor)
-    if count == 2:  # noqa: PLR2004 - see above
+    if count == TWO:
         column = g.reshape(decision, (-1, 1))
         decision = g.concat([g.neg(column), column], axis=1)
     return g.softmax(g.mul(decision, beta))

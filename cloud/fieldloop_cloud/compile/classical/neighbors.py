@@ -118,7 +118,7 @@ def classifier(estimator: Any, value: Value, context: Context) -> Outputs:
     found = Neighbours.of(estimator, value, context)
     votes = np.eye(len(estimator.classes_))[np.asarray(estimator._y).ravel()]  # noqa: SLF001 - as above
     shares = found.mean(votes, found.weights(estimator, context), context)
-    return {"label": g.arg_max(shares), "probabilities": shares, "distances": found.distances}
+    return {"label": g.arg_max(shares), "probabilities": shares}
 
 
 @lowers(KNeighborsRegressor)
@@ -131,8 +131,7 @@ def regressor(estimator: Any, value: Value, context: Context) -> Outputs:
     centre = columns.mean(axis=0)  # float32 keeps more digits of what is left
     mean = found.mean(columns - centre, found.weights(estimator, context), context)
     made = g.add(mean, centre)
-    flat = g.reshape(made, (-1,)) if targets.ndim == 1 else made
-    return {"value": flat, "distances": found.distances}
+    return {"value": g.reshape(made, (-1,)) if targets.ndim == 1 else made}
 
 
 @lowers(NearestCentroid)

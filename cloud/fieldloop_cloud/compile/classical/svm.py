@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.svm import SVC, SVR, NuSVC, NuSVR, OneClassSVM
 
 from fieldloop_cloud.compile.classical.coupling import pairwise_coupling
+from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value, host_array
@@ -169,14 +170,16 @@ def classifier(estimator: Any, value: Value, context: Context) -> Outputs:
     count = len(estimator.classes_)
     sums = Machine.of(estimator, context).sums(value, context)
     first_wins = g.cast(g.greater(sums, 0.0), "float32")
-    label = g.arg_max(_votes(first_wins, count, context))
+    label = g.arg_max(_votes(g, first_wins, count))
     two_classes = count == 2  # noqa: PLR2004 - scikit-learn turns the sign for two
     if two_classes:
         decision = g.reshape(g.neg(sums), (-1,))
     elif estimator.decision_function_shape == "ovo":
         decision = sums
     else:
-        decision = one_vs_rest(sums, count, context)
+        # Here, unlike in libsvm's own vote, a sum of exactly zero counts for the first class.
+        not_second = g.cast(g.greater_equal(sums, 0.0), "float32")
+        decision = pair_decision(g, not_second, sums, count)
         if estimator.break_ties:
             label = g.arg_max(decision)
     outputs = {"label": label, "decision": decision}
@@ -186,33 +189,31 @@ def classifier(estimator: Any, value: Value, context: Context) -> Outputs:
     return outputs
 
 
-def _votes(first_wins: Tensor, count: int, context: Context) -> Tensor:
+def _votes(g: Graph, first_wins: Tensor, count: int) -> Tensor:
     """Votes for each class, (-1, count); ARG_MAX takes the first of equals, as libsvm does."""
     pairs = list(combinations(range(count), 2))
     weights, base = np.zeros((count, len(pairs))), np.zeros(count)
     for p, (i, j) in enumerate(pairs):
         weights[i, p], weights[j, p] = 1, -1
         base[j] += 1
-    return context.graph.fully_connected(first_wins, weights, base)
+    return g.fully_connected(first_wins, weights, base)
 
 
-def one_vs_rest(sums: Tensor, count: int, context: Context) -> Tensor:
-    """Votes plus the sums squeezed into (-1/3, 1/3), as scikit-learn's `ovr` decision has it.
+def pair_decision(g: Graph, first_wins: Tensor, sums: Tensor, count: int) -> Tensor:
+    """Emit votes plus the sums squeezed into (-1/3, 1/3): scikit-learn's decision from pairs.
 
     Args:
-        sums: One column a pair i < j, above zero for i.
+        g: The graph.
+        first_wins: 1 where the pair i < j goes to i, else 0, float32 (-1, pairs).
+        sums: How sure it is, above zero for i, float32 (-1, pairs).
         count: Number of classes.
-        context: The lowering's.
     """
-    g = context.graph
     signs = np.zeros((count, sums.shape[1]))
     for p, (i, j) in enumerate(combinations(range(count), 2)):
         signs[i, p], signs[j, p] = 1, -1
     total = g.fully_connected(sums, signs)
     squeezed = g.div(total, g.mul(g.add(g.abs(total), 1.0), 3.0))
-    # Here, unlike in libsvm's own vote, a sum of exactly zero counts for the first class.
-    not_second = g.cast(g.greater_equal(sums, 0.0), "float32")
-    return g.add(_votes(not_second, count, context), squeezed)
+    return g.add(_votes(g, first_wins, count), squeezed)
 
 
 @lowers(SVR, NuSVR)

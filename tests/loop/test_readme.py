@@ -103,19 +103,16 @@ def test_the_three_users_paths_work_as_written(reader):
             assert np.mean([found[row_id] == right[row_id] for row_id in right]) > 0.9
     finally:
         server.terminate()
-        assert server.wait(30) == 0
+        code = server.wait(30)
+    assert code == 0
 
 
 def send_everything_home(root: Path) -> None:
     """Have the device send all inputs for labelling, as an operator may set it."""
-    settings = (root / "device.toml").read_text()
-    assert "[telemetry]" in settings
-    (root / "device.toml").write_text(
-        settings.replace(
-            "[telemetry]",
-            "[telemetry]\nwindow_s = 0.5\nsample_random_rate = 1.0\nsample_budget_per_day = 9999",
+    with (root / "device.toml").open("a") as file:
+        file.write(
+            "\n[telemetry]\nwindow_s = 0.5\nsample_random_rate = 1.0\nsample_budget_per_day = 9999\n"
         )
-    )
 
 
 def live(device: DeviceProcess, name: str, *, rounds: int) -> dict[str, str]:

@@ -107,6 +107,7 @@ class Ingest:
         self._transport = transport
         self._now_ms = now_ms
         self._queue: queue.SimpleQueue[tuple[Message, int] | None] = queue.SimpleQueue()
+        self._enough = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -123,6 +124,7 @@ class Ingest:
         """
         self._stopping.set()
         self._queue.put(None)
+        self._enough.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -145,6 +147,8 @@ class Ingest:
         """Take one message from the transport's thread."""
         self.status.received += 1
         self._queue.put((message, self._now_ms()))
+        if self._queue.qsize() >= MAX_BATCH:
+            self._enough.set()
 
     def _run(self) -> None:
         ended = False
@@ -155,19 +159,18 @@ class Ingest:
 
     def _collect(self) -> tuple[list[tuple[Message, int]], bool]:
         """Wait for a batch; also say whether it is the last."""
+        item = self._queue.get()
+        if self._queue.qsize() < MAX_BATCH - 1:
+            # One sleep, not a wake-up for each message: that would cost more than storing it.
+            self._enough.wait(MAX_BATCH_S)
+        self._enough.clear()
         taken: list[tuple[Message, int]] = []
-        deadline: float | None = None
-        while len(taken) < MAX_BATCH:
-            wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            try:
-                item = self._queue.get(timeout=wait_s)
-            except queue.Empty:
-                break
-            if item is None:
-                return taken, True
+        while item is not None:
             taken.append(item)
-            deadline = deadline or time.monotonic() + MAX_BATCH_S
-        return taken, False
+            if len(taken) == MAX_BATCH or self._queue.empty():
+                return taken, False
+            item = self._queue.get()
+        return taken, True
 
     def _commit(self, batch: _Batch) -> None:
         """Store a batch, trying for as long as it takes, then acknowledge it."""

@@ -9,7 +9,8 @@ from rich.console import Console
 from fieldloop.errors import ConfigError
 from fieldloop.manifest import BundleContent
 from fieldloop_cloud.cli.output import DURATION, emit, home_option, json_option, plain, table
-from fieldloop_cloud.fleet.drift import DriftPolicy, DriftVerdict, FieldWindow, verdicts
+from fieldloop_cloud.fleet.counts import FieldWindow
+from fieldloop_cloud.fleet.drift import DriftPolicy, DriftVerdict, explained, verdicts
 from fieldloop_cloud.fleet.estimate import EstimatedAccuracy, estimated_accuracy
 from fieldloop_cloud.fleet.rollout import Rollout
 from fieldloop_cloud.fleet.store import Store
@@ -179,6 +180,7 @@ def _of_model(
         if can_estimate
         else None,
         "drifted": any(item.drifted for item in found),
+        "explained": explained(found),
         "verdicts": found,
     }
 
@@ -200,6 +202,7 @@ def _show(item: dict[str, Any], console: Console, *, show_all: bool) -> None:
     if not found:
         console.print("no drift" if item["verdicts"] else "too little telemetry for a verdict")
         return
+    console.print(item["explained"], markup=False)
     rows = [
         (
             v.quantity,

@@ -20,6 +20,10 @@ The rule, once:
 has moved too, the world has changed; if not, single sensors are broken. The method sees inputs
 and predictions only; it cannot see labels change their meaning (concept drift): that takes labels.
 
+The rate is stated for a field whose swings are shorter than a period. What swings more slowly (day
+and night, shifts, weather) differs from the reference for whole cycles and is reported as drift:
+choose a period that covers a full swing, or train on all of it.
+
 Benjamini and Hochberg 1995, J. R. Stat. Soc. B 57.
 """
 
@@ -29,10 +33,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop.errors import ConfigError, DataError
-from fieldloop.histogram import unpack_counts
+from fieldloop.errors import ConfigError
 from fieldloop.profile import ReferenceProfile
-from fieldloop.telemetry import CONFIDENCE_EDGES, TelemetryWindow
+from fieldloop_cloud.fleet.counts import FieldWindow, count_windows, references_of
 from fieldloop_cloud.fleet.homogeneity import Comparison, compare
 
 MONTH_S = 30 * 24 * 3600.0
@@ -41,24 +44,6 @@ _Cycle = dict[tuple[str, str | None], "DriftVerdict"]
 
 OUTLIER_LEVEL = 0.01
 """A device below this p-value may be left out of the fleet's sum."""
-
-CLASS_QUANTITY = "prediction.class"
-CONFIDENCE_QUANTITY = "prediction.confidence"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FieldWindow:
-    """One telemetry window with its place and time.
-
-    Attributes:
-        device: Who counted.
-        at_ms: When it ended, milliseconds since 1970 UTC.
-        window: What was counted.
-    """
-
-    device: str
-    at_ms: int
-    window: TelemetryWindow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +155,7 @@ def verdicts(
     if not windows:
         return []
     end_ms = max(item.at_ms for item in windows) if now_ms is None else now_ms
-    references = _references(profile)
+    references = references_of(profile)
     cycles = [
         _tested(references, _of_cycle(windows, end_ms, age, policy), policy)
         for age in range(policy.cycle_count)
@@ -202,7 +187,7 @@ def _tested(
     by_device: dict[str, list[FieldWindow]] = {}
     for item in cycle:
         by_device.setdefault(item.device, []).append(item)
-    tables = {device: _count(references, items) for device, items in by_device.items()}
+    tables = {device: count_windows(references, items) for device, items in by_device.items()}
     found: list[DriftVerdict] = []
     for quantity, reference in references.items():
         found += _of_quantity(
@@ -259,20 +244,6 @@ def _verdict(quantity: str, device: str | None, result: Comparison) -> DriftVerd
     )
 
 
-def confidence_table(window: TelemetryWindow, class_count: int) -> NDArray[np.int64]:
-    """Unpack class by confidence counts; a window without predictions has none."""
-    cells = len(CONFIDENCE_EDGES) + 1
-    if not window.confidence_counts:
-        return np.zeros((class_count, cells), dtype=np.int64)
-    if len(window.confidence_counts) != class_count:
-        raise DataError(
-            f"a window counts {len(window.confidence_counts)} classes, the profile {class_count}",
-            advice="Compare windows with the profile of the model that wrote them.",
-        )
-    table = [unpack_counts(row, cell_count=cells) for row in window.confidence_counts]
-    return np.array(table, dtype=np.int64)
-
-
 def benjamini_hochberg(p_values: Sequence[float], alpha: float) -> NDArray[np.bool_]:
     """Say which hypotheses are rejected at false discovery rate `alpha`.
 
@@ -290,35 +261,21 @@ def benjamini_hochberg(p_values: Sequence[float], alpha: float) -> NDArray[np.bo
     return rejected
 
 
-def _references(profile: ReferenceProfile) -> dict[str, NDArray[np.int64]]:
-    """Reference counts by quantity; the last cell of a feature counts missing values."""
-    found = {
-        item.name: np.array([*item.counts, item.missing_count], dtype=np.int64)
-        for item in profile.quantities
-    }
-    if profile.confidence_counts:
-        confidence = np.array(profile.confidence_counts, dtype=np.int64)
-        found[CLASS_QUANTITY] = confidence.sum(axis=1)
-        found[CONFIDENCE_QUANTITY] = confidence.sum(axis=0)
-    return found
+def explained(found: Sequence[DriftVerdict]) -> str:
+    """Say in one sentence what has changed: the world, single devices, or nothing.
 
-
-def _count(
-    references: Mapping[str, NDArray[np.int64]], items: Sequence[FieldWindow]
-) -> dict[str, NDArray[np.int64]]:
-    """Unpack one device's windows into a table (windows, cells) for each quantity."""
-    names = [name for name in references if name not in (CLASS_QUANTITY, CONFIDENCE_QUANTITY)]
-    rows: dict[str, list[Sequence[int]]] = {name: [] for name in references}
-    for item in items:
-        window = item.window
-        missing = window.missing_counts or (0,) * len(names)
-        counts = window.feature_counts or ((),) * len(names)
-        for name, packed, lost in zip(names, counts, missing, strict=True):
-            cells = len(references[name]) - 1
-            values = unpack_counts(packed, cell_count=cells) if packed else [0] * cells
-            rows[name].append([*values, lost])
-        if CLASS_QUANTITY in references:
-            confidence = confidence_table(window, len(references[CLASS_QUANTITY]))
-            rows[CLASS_QUANTITY].append(confidence.sum(axis=1).tolist())
-            rows[CONFIDENCE_QUANTITY].append(confidence.sum(axis=0).tolist())
-    return {name: np.array(table, dtype=np.int64) for name, table in rows.items()}
+    A device's own verdict on a quantity that has drifted for the fleet is no news.
+    """
+    drifted = [item for item in found if item.drifted]
+    world = sorted({item.quantity for item in drifted if item.device is None})
+    single: dict[str, list[str]] = {}
+    for item in drifted:
+        if item.device is not None and item.quantity not in world:
+            single.setdefault(item.device, []).append(item.quantity)
+    parts = []
+    if world:
+        parts.append(f"the whole fleet sees another {', '.join(world)}")
+    if single:
+        devices = "; ".join(f"{name} ({', '.join(what)})" for name, what in sorted(single.items()))
+        parts.append(f"single devices deviate: {devices}")
+    return " and ".join(parts) or "no drift"

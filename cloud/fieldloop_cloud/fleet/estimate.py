@@ -17,7 +17,7 @@ from scipy import stats
 
 from fieldloop.errors import DataError, UnsupportedError
 from fieldloop.profile import ReferenceProfile
-from fieldloop_cloud.fleet.drift import FieldWindow, confidence_table
+from fieldloop_cloud.fleet.counts import FieldWindow, confidence_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

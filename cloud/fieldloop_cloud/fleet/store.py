@@ -24,7 +24,7 @@ from fieldloop.signature import Category
 from fieldloop.state import DesiredState, Presence, ReportedState
 from fieldloop.telemetry import Event, FieldSample, Stream, TelemetryWindow
 from fieldloop_cloud.fleet import database
-from fieldloop_cloud.fleet.drift import FieldWindow
+from fieldloop_cloud.fleet.counts import FieldWindow
 from fieldloop_cloud.fleet.recording import bury, record_all
 from fieldloop_cloud.fleet.records import (
     DeadLetter,

@@ -10,11 +10,12 @@ from fieldloop.errors import ConfigError, DataError
 from fieldloop.histogram import Bins, pack_counts
 from fieldloop.profile import MonitoredQuantity, ReferenceProfile
 from fieldloop.telemetry import CONFIDENCE_EDGES, Clock, TelemetryWindow
+from fieldloop_cloud.fleet.counts import FieldWindow
 from fieldloop_cloud.fleet.drift import (
     MONTH_S,
     DriftPolicy,
-    FieldWindow,
     benjamini_hochberg,
+    explained,
     verdicts,
 )
 from fieldloop_cloud.fleet.homogeneity import compare, pooled_cells
@@ -135,7 +136,9 @@ def test_the_test_keeps_its_level_even_when_values_of_a_window_resemble_each_oth
 def test_a_changed_world_is_found_in_the_fleet_and_in_the_right_quantity():
     world = World()
     windows = world.telemetry(["pi-1", "pi-2", "pi-3"], since=1, shift=(0.0, 1.0))
-    found = drifted(verdicts(world.profile, windows))
+    verdict = verdicts(world.profile, windows)
+    found = drifted(verdict)
+    assert explained(verdict) == "the whole fleet sees another vibration"
     assert found == {
         ("vibration", None),
         ("vibration", "pi-1"),
@@ -147,7 +150,9 @@ def test_a_changed_world_is_found_in_the_fleet_and_in_the_right_quantity():
 def test_one_broken_sensor_is_not_a_changed_world():
     world = World()
     windows = world.telemetry(["pi-1", "pi-2"]) + world.telemetry(["pi-9"], shift=(2.0, 0.0))
-    assert drifted(verdicts(world.profile, windows)) == {("current", "pi-9")}
+    found = verdicts(world.profile, windows)
+    assert drifted(found) == {("current", "pi-9")}
+    assert explained(found) == "single devices deviate: pi-9 (current)"
 
 
 def test_a_shift_too_small_for_any_device_shows_in_a_large_fleet():
@@ -184,6 +189,7 @@ def test_one_bad_cycle_is_no_verdict_and_a_small_effect_neither():
 def test_silent_devices_and_too_few_rows_give_no_verdict():
     world = World()
     assert verdicts(world.profile, []) == []
+    assert explained([]) == "no drift"
     assert verdicts(world.profile, [world.window("pi-1", 1, rows=0)]) == []
     assert verdicts(world.profile, [world.window("pi-1", 1, rows=20)]) == []
     windows = world.telemetry(["pi-1"], shift=(1.0, 0.0))

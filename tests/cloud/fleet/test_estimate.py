@@ -7,7 +7,7 @@ from fieldloop.errors import DataError, UnsupportedError
 from fieldloop.histogram import pack_counts
 from fieldloop.profile import ReferenceProfile
 from fieldloop.telemetry import CONFIDENCE_EDGES, Clock, TelemetryWindow
-from fieldloop_cloud.fleet.drift import FieldWindow
+from fieldloop_cloud.fleet.counts import FieldWindow
 from fieldloop_cloud.fleet.estimate import estimated_accuracy
 
 CELLS = len(CONFIDENCE_EDGES) + 1

@@ -97,15 +97,7 @@ class Run(RunRecord, frozen=True, kw_only=True):
     @property
     def chosen_variants(self) -> tuple[Scored, ...]:
         """Variants of the chosen candidate that may ship, the chosen one first."""
-        others = (
-            item
-            for item in self.front
-            if item.candidate == self.chosen.candidate
-            and item.precision != self.chosen.precision
-            and item.gate.passed
-            and not item.over_budget
-        )
-        return (self.chosen, *others)
+        return shippable(self.front, self.chosen)
 
     @property
     def signature(self) -> Signature:
@@ -176,6 +168,19 @@ class Run(RunRecord, frozen=True, kw_only=True):
             lineage=_read(root / "chosen" / "lineage.json", Lineage),
             path=root,
         )
+
+
+def shippable(front: tuple[Scored, ...], chosen: Scored) -> tuple[Scored, ...]:
+    """Return the chosen variant and the others of its candidate that passed and fit."""
+    others = (
+        item
+        for item in front
+        if item.candidate == chosen.candidate
+        and item.precision != chosen.precision
+        and item.gate.passed
+        and not item.over_budget
+    )
+    return (chosen, *others)
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,7 +80,7 @@ class Agent:
         self._clock = clock or SystemClock()
         self._redact = redact
         self._make_transport = make_transport
-        self._open = BundleOpener(self.root, self.config)
+        self._opener = BundleOpener(self.root, self.config)
         self._stack = contextlib.ExitStack()
         self._supervisor = Supervisor()
         self._stop = threading.Event()
@@ -259,14 +259,14 @@ class Agent:
         window_ms = int(self.config.telemetry.window_s * 1000)
         self.recorder = Recorder(self.serving, self.outbox, self._clock, window_ms=window_ms)
         self._stack.callback(self.serving.activate, None)
-        self._open.floor = lambda: self.store.records.floor
+        self._opener.floor = lambda: self.store.records.floor
         self.updater = Updater(
             self.root,
             self.store,
             self,
             clock=self._clock,
-            open_download=self._open.download,
-            open_slot=self._open.slot,
+            verify_download=self._opener.verify_download,
+            open_slot=self._opener.open_slot,
             self_test=self._self_test,
             max_bundle_bytes=self.config.update.max_bundle_bytes,
             min_bytes_per_s=self.config.update.min_bytes_per_s,
@@ -274,7 +274,7 @@ class Agent:
 
     def _load_model(self) -> None:
         preferred = self.updater.recover()
-        loaded = load_best(self.root, preferred, self._open.slot)
+        loaded = load_best(self.root, preferred, self._opener.open_slot)
         self.serving.activate(loaded.runtime)
         if loaded.faults:
             self.announce("runtime-error", "; ".join(loaded.faults))

@@ -1,19 +1,18 @@
-"""Opens bundles as this device trusts and runs them."""
+"""Verifies and opens bundles as this device trusts and runs them."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from fieldloop.bundle import sha256_hex
+from fieldloop.bundle import sha256_hex, unpack
 from fieldloop.device_root import DeviceRoot
-from fieldloop.integrity import TrustPolicy
 from fieldloop_device.config import DeviceConfig, read_trust
 from fieldloop_device.measured import read_latencies
 from fieldloop_device.runtime import Runtime, read_bundle
 
 
 class BundleOpener:
-    """Opens downloads and slots with the root's keys, device class and runtime settings.
+    """Verifies downloads and opens slots with the root's keys, device class and runtime settings.
 
     Args:
         root: The device's root.
@@ -37,19 +36,29 @@ class BundleOpener:
         )
         self.floor: Callable[[], int] = lambda: 0
 
-    def download(self, path: Path) -> Runtime:
-        """Open what came from outside: nothing below the floor."""
-        return self._open(path, dataclasses.replace(self._trust, release_floor=self.floor()))
+    def verify_download(self, path: Path) -> None:
+        """Verify what came from outside: signed, for this device, and not below the floor.
 
-    def slot(self, path: Path) -> Runtime:
-        """Open a slot: it met the floor when it was filled, and going back must stay possible."""
-        return self._open(path, self._trust)
+        The model is not loaded: a bad one can end its process, so the self-test's child is the
+        first to do that.
 
-    def _open(self, path: Path, trust: TrustPolicy) -> Runtime:
+        Raises:
+            BundleError: As `bundle.unpack`.
+            CompatibilityError: As `bundle.unpack`.
+        """
+        trust = dataclasses.replace(self._trust, release_floor=self.floor())
+        unpack(read_bundle(path), trust=trust)
+
+    def open_slot(self, path: Path) -> Runtime:
+        """Open a slot: it met the floor when it was filled, and going back must stay possible.
+
+        Raises:
+            FieldloopError: As `Runtime.open`.
+        """
         data = read_bundle(path)
         return Runtime.open(
             data,
-            trust=trust,
+            trust=self._trust,
             backend=self._runtime.backend,
             num_threads=self._runtime.num_threads,
             measured=read_latencies(self._root.measured, sha256_hex(data)),

@@ -1,11 +1,10 @@
 """A verified bundle, ready to answer.
 
 `Runtime.open` reads the bytes once, verifies them, chooses a variant, loads it and warms it up;
-`predict` takes what a sensor or a person gives and returns a typed answer. The calls take a lock,
-because an interpreter has one set of tensors.
+`predict` takes what a sensor or a person gives and returns a typed answer. Threads may share a
+runtime: the engine lets one at a time run, because an interpreter has one set of tensors.
 """
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +52,6 @@ class Runtime:
         self.signature: Signature = variant.signature or content.signature
         self._engine = engine
         self._codec = Codec(self.signature)
-        self._lock = threading.Lock()
 
     @classmethod
     def open(
@@ -167,7 +165,7 @@ class Runtime:
         """Like `predict`, with the encoded row, shape (1, …), for the monitor."""
         start = time.perf_counter_ns()
         rows = self._codec.encode_row(raw)
-        outputs = self.run(self._codec.tensors(rows))
+        outputs = self._engine.run(self._codec.tensors(rows))
         elapsed_ms = (time.perf_counter_ns() - start) * _MS
         return rows, self._codec.decode(outputs, rows=rows, latency_ms=elapsed_ms)[0]
 
@@ -178,13 +176,11 @@ class Runtime:
             SignatureError: A tensor that does not fit.
             ModelRuntimeError: The interpreter failed, or the runtime is closed.
         """
-        with self._lock:
-            return self._engine.run(tensors)
+        return self._engine.run(tensors)
 
     def close(self) -> None:
         """Release the model; a prediction in another thread is finished first."""
-        with self._lock:
-            self._engine.close()
+        self._engine.close()
 
     def __enter__(self) -> Self:
         return self

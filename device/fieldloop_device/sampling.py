@@ -9,6 +9,7 @@ A budget that simply runs out would leave the evening unseen. So a stream's rate
 is left of its half of the budget, and what is logged is the rate at that very moment.
 """
 
+import logging
 import random
 from collections.abc import Callable
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from fieldloop.codec import Prediction
 from fieldloop.signature import Signature
 from fieldloop.telemetry import Clock, FieldSample
+
+logger = logging.getLogger(__name__)
 
 _DAY_MS = 86_400_000
 _DIGITS = 7
@@ -97,12 +100,9 @@ class Sampler:
         policy, probability = self._decide(draw, why)
         if policy is None:
             return None
-        content = self._content(raw, rows)
-        if self._redact is not None:
-            redacted = self._redact(content)
-            if redacted is None:
-                return None
-            content = redacted
+        content = self._redacted(self._content(raw, rows))
+        if content is None:
+            return None
         self._spent["random" if policy == "random" else "chosen"] += 1
         return FieldSample(
             boot=0,
@@ -116,6 +116,16 @@ class Sampler:
             policy=policy,
             inclusion_probability=probability,
         )
+
+    def _redacted(self, content: list[object]) -> list[object] | None:
+        if self._redact is None:
+            return content
+        try:
+            return self._redact(content)
+        except Exception:
+            # What the hook could not clean must not leave, and the prediction is not to blame.
+            logger.exception("the redaction failed; the sample is not sent")
+            return None
 
     def _interest(self, prediction: Prediction) -> Policy | None:
         if prediction.out_of_range:

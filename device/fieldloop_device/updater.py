@@ -68,7 +68,7 @@ class Updater:
         store: The records.
         host: The agent.
         clock: Time for back-off and trial.
-        open_download: Opens a fetched bundle: the device's trust, and nothing below the floor.
+        verify_download: Raises for a fetched bundle that is not trusted or is below the floor.
         open_slot: Opens a slot.
         self_test: Replays a slot's golden inputs in a child; None if it was stopped.
         max_bundle_bytes: A larger bundle is refused.
@@ -82,7 +82,7 @@ class Updater:
         host: Host,
         *,
         clock: ClockSource,
-        open_download: Opener,
+        verify_download: Callable[[Path], None],
         open_slot: Opener,
         self_test: Callable[[Slot], SelfTestReceipt | None],
         max_bundle_bytes: int,
@@ -92,7 +92,7 @@ class Updater:
         self._store = store
         self._host = host
         self._clock = clock
-        self._open_download = open_download
+        self._verify_download = verify_download
         self._open_slot = open_slot
         self._self_test = self_test
         self._max_bundle_bytes = max_bundle_bytes
@@ -243,7 +243,7 @@ class Updater:
         )
         if complete:
             try:
-                self._open_download(part).close()
+                self._verify_download(part)
             except FieldloopError:
                 part.unlink(missing_ok=True)
                 raise

@@ -94,7 +94,7 @@ class Bench:
         while self.agent.pump():
             pass
 
-    def run(self, *, predictions=3, steps=40):
+    def run(self, *, predictions=3, steps=25):
         """Let the agent work until its update is at rest."""
         for _ in range(steps):
             self.agent.updater.step()

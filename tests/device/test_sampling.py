@@ -109,6 +109,14 @@ def test_redaction_sees_every_sample_and_may_keep_it_back():
     assert choose(keep) is None
 
 
+def test_a_redaction_that_fails_lets_nothing_out(caplog):
+    def broken(_raw):
+        raise ValueError("a bug")
+
+    assert choose(make(random_rate=1.0, redact=broken)) is None
+    assert "not sent" in caplog.text
+
+
 def test_a_clock_is_read_only_when_something_may_be_chosen():
     def forbidden():
         raise AssertionError

@@ -344,7 +344,7 @@ def test_a_cut_at_any_step_ends_in_the_new_model_or_the_old_never_in_none(
                 break
             restart(made)
             assert made.agent.predict([1.0, 2.0]).label in {"good", "bad"}
-            made.run()
+            made.run(steps=14)
             outcomes.append((seen[-1], phase(made)))
             assert made.agent.running_sha256 == sha256_hex(NEW), outcomes
             assert made.agent.store.records.floor == 2
@@ -376,7 +376,7 @@ def test_a_cut_at_any_step_of_a_rollback_ends_in_the_old_model(bench, monkeypatc
                 break
             restart(made)
             made.clock.advance(10)
-            made.run(predictions=1)
+            made.run(predictions=1, steps=5)
             assert phase(made) == "rolled-back"
             assert made.agent.running_sha256 == made.device.sha256
             assert sha256_hex(NEW) in made.agent.store.records.denied
@@ -518,6 +518,27 @@ def test_a_slow_model_is_refused_by_the_device(started):
         started.cloud.want(desired(NEW, server.url))
         started.run()
     assert "50 ms" in started.cloud.last_report().error
+
+
+def test_a_fetched_model_is_first_loaded_by_the_child(started, monkeypatch):
+    """A signed model can still crash its interpreter: the agent must not be the first to try."""
+    opened = []
+    real_open = Runtime.open.__func__
+    monkeypatch.setattr(
+        Runtime,
+        "open",
+        classmethod(lambda cls, *args, **kw: opened.append(1) or real_open(cls, *args, **kw)),
+    )
+
+    def stopped(_slot):
+        return None
+
+    started.agent.updater._self_test = stopped
+    with serving(NEW) as server:
+        started.cloud.want(desired(NEW, server.url))
+        started.run(steps=10)
+    assert phase(started) == "self-test"
+    assert opened == []
 
 
 def test_golden_outputs_may_deviate_within_the_tolerance(started):

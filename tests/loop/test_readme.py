@@ -20,6 +20,8 @@ from fieldloop_cloud.fleet.simulate import DeviceProcess
 
 README = Path(__file__).parents[2] / "README.md"
 
+WINDOW_S = 0.5
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280), needs_mosquitto]
 
 
@@ -110,9 +112,8 @@ def test_the_three_users_paths_work_as_written(reader):
 def send_everything_home(root: Path) -> None:
     """Have the device send all inputs for labelling, as an operator may set it."""
     with (root / "device.toml").open("a") as file:
-        file.write(
-            "\n[telemetry]\nwindow_s = 0.5\nsample_random_rate = 1.0\nsample_budget_per_day = 9999\n"
-        )
+        file.write(f"\n[telemetry]\nwindow_s = {WINDOW_S}\n")
+        file.write("sample_random_rate = 1.0\nsample_budget_per_day = 9999\n")
 
 
 def live(device: DeviceProcess, name: str, *, rounds: int) -> dict[str, str]:
@@ -129,6 +130,8 @@ def live(device: DeviceProcess, name: str, *, rounds: int) -> dict[str, str]:
             truth[row_id] = str(data.labels[int(data.y[index])])
         device.feed(rows)
         device.wait_for([row_id for row_id, _ in rows], timeout_s=30)
+        # A device sends a limited number of samples with each window.
+        time.sleep(2 * WINDOW_S)
     return truth
 
 

@@ -18,6 +18,9 @@ in reduced precision the root mean square over the user's rows."""
 PROBABILITY_LIMITS = {"float32": 1e-5, "float16": 2e-2, "int8": 5e-2}
 """The same for probabilities, absolute."""
 
+LARGEST = 3e38
+"""Just below the end of float32."""
+
 DUST = 0.01
 """A transformed column smaller than this share of the largest one is judged as if it were not."""
 
@@ -70,9 +73,9 @@ def compare(
     moved: NDArray[np.float64] | None = None,
 ) -> Compared:
     """Compare one output; its size is that of the user's rows, or the row's own if larger."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite here and there
-        a = want.reshape(len(want), -1).astype(np.float32).astype(np.float64)
-    b = got.reshape(len(got), -1).astype(np.float64)
+    # What float32 cannot hold is the same as its largest number, on both sides.
+    a = np.clip(want.reshape(len(want), -1).astype(np.float64), -LARGEST, LARGEST)
+    b = np.clip(got.reshape(len(got), -1).astype(np.float64), -LARGEST, LARGEST)
     if a.shape != b.shape:
         raise GateError(
             f"the compiled model gives {b.shape} where the original gives {a.shape}",

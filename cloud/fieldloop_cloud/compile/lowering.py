@@ -147,10 +147,10 @@ class Context:
         if transformer is None or transformer == "passthrough":
             return value
         outputs = self.lower(transformer, value, step=step)
-        if "transformed" not in outputs:
+        made = outputs.get("transformed", outputs.get("distances"))  # a clusterer's are distances
+        if made is None:
             with self._at(transformer, step):
                 raise self.refuse("this estimator does not transform", advice="Put it last.")
-        made = outputs["transformed"]
         if isinstance(made, Tensor):
             made = value.opaque(made)
         before = value.reference

@@ -178,5 +178,12 @@ def function_transformer(estimator: Any, value: Value, context: Context) -> Outp
             advice=f"Use one of {names} without arguments, or register a transformer of your own.",
         )
     g, op = context.graph, KNOWN_FUNCTIONS[function]
+
+    def build() -> Tensor:
+        table = value.tensor()
+        made: Tensor = getattr(g, op)(table)
+        # A missing value stays missing; some kernels' exp(NaN) is 0.
+        return g.select(g.equal(table, table), made, table)
+
     rising = range(value.width) if function in _RISING else None
-    return {"transformed": value.opaque(lambda: getattr(g, op)(value.tensor()), monotone=rising)}
+    return {"transformed": value.opaque(build, monotone=rising)}

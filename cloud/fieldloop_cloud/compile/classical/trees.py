@@ -67,10 +67,10 @@ def tree_of(fitted: Any, *, columns: Any = None, factor: float = 1.0) -> Tree:
         factor: What its values are multiplied by.
     """
     nodes = fitted.tree_
-    column = nodes.feature if columns is None else np.asarray(columns)[nodes.feature]
+    column = np.maximum(nodes.feature, 0)  # -2 at a leaf
     values = np.asarray(nodes.value, np.float64)
     return Tree(
-        column=column,
+        column=column if columns is None else np.asarray(columns)[column],
         threshold=nodes.threshold,
         left=nodes.children_left,
         right=nodes.children_right,

@@ -17,7 +17,7 @@ from fieldloop_cloud.fleet.store import Store
 from fieldloop_cloud.release.certificates import CertificateAuthority
 from fieldloop_cloud.release.home import Home
 
-DURATION_S = 25.0
+DURATION_S = 20.0
 DEVICES = ("pump-1", "pump-2", "pump-3")
 
 

@@ -72,6 +72,8 @@ def _variants(run: Run, release: int) -> list[dict[str, Any]]:
 
 def _show(result: LoopResult, report: Path, console: Console) -> None:
     """Print the closing tables."""
+    from fieldloop_cloud.report.loop import device_rows  # noqa: PLC0415 - plots load slowly
+
     record = result.record
     phases = [
         (
@@ -87,16 +89,8 @@ def _show(result: LoopResult, report: Path, console: Console) -> None:
     columns = ("release", "variant", "bytes", "p50 ms", "p90 ms")
     console.print(table("variants", columns, variants))
     counts = [
-        (
-            item.device,
-            item.stored + item.missing + record.outbox_left.get(item.device, 0),
-            item.windows,
-            item.stored,
-            item.duplicates,
-            item.missing + record.outbox_left.get(item.device, 0),
-            record.running.get(item.device, "")[:16],
-        )
-        for item in record.counts
+        (row.device, row.sent, row.windows, row.stored, row.duplicates, row.lost, row.runs)
+        for row in device_rows(result)
     ]
     columns_ = ("device", "sent", "windows", "stored", "duplicates", "lost", "runs")
     console.print(table(f"messages over {record.broker}", columns_, counts))

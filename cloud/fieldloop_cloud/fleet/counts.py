@@ -46,13 +46,19 @@ def references_of(profile: ReferenceProfile) -> dict[str, NDArray[np.int64]]:
 def count_windows(
     references: Mapping[str, NDArray[np.int64]], items: Sequence[FieldWindow]
 ) -> dict[str, NDArray[np.int64]]:
-    """Unpack one device's windows into a table (windows, cells) for each quantity."""
+    """Unpack one device's windows into a table (windows, cells) for each quantity.
+
+    Raises:
+        DataError: A window counts other quantities, cells or classes than the profile.
+    """
     names = [name for name in references if name not in (CLASS_QUANTITY, CONFIDENCE_QUANTITY)]
     rows: dict[str, list[Sequence[int]]] = {name: [] for name in references}
     for item in items:
         window = item.window
         missing = window.missing_counts or (0,) * len(names)
         counts = window.feature_counts or ((),) * len(names)
+        if len(counts) != len(names) or len(missing) != len(names):
+            raise _other_model(f"{len(counts)} quantities", f"{len(names)}")
         for name, packed, lost in zip(names, counts, missing, strict=True):
             cells = len(references[name]) - 1
             values = unpack_counts(packed, cell_count=cells) if packed else [0] * cells
@@ -65,14 +71,22 @@ def count_windows(
 
 
 def confidence_table(window: TelemetryWindow, class_count: int) -> NDArray[np.int64]:
-    """Unpack class by confidence counts; a window without predictions has none."""
+    """Unpack class by confidence counts; a window without predictions has none.
+
+    Raises:
+        DataError: The window counts other classes than the profile.
+    """
     cells = len(CONFIDENCE_EDGES) + 1
     if not window.confidence_counts:
         return np.zeros((class_count, cells), dtype=np.int64)
     if len(window.confidence_counts) != class_count:
-        raise DataError(
-            f"a window counts {len(window.confidence_counts)} classes, the profile {class_count}",
-            advice="Compare windows with the profile of the model that wrote them.",
-        )
+        raise _other_model(f"{len(window.confidence_counts)} classes", f"{class_count}")
     table = [unpack_counts(row, cell_count=cells) for row in window.confidence_counts]
     return np.array(table, dtype=np.int64)
+
+
+def _other_model(window: str, profile: str) -> DataError:
+    return DataError(
+        f"a window counts {window}, the profile {profile}",
+        advice="Compare windows with the profile of the model that wrote them.",
+    )

@@ -208,6 +208,8 @@ def test_another_models_windows_are_refused():
     )
     with pytest.raises(DataError, match="cells"):
         verdicts(profile, [alien])
+    with pytest.raises(DataError, match="counts 2 quantities, the profile 1"):
+        verdicts(ReferenceProfile(quantities=profile.quantities[:1]), [alien])
 
 
 @pytest.mark.parametrize(

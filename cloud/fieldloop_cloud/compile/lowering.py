@@ -228,7 +228,9 @@ class Context:
         """Whether one product over the base is not larger than two products in a row."""
         assert value.affine is not None
         if value.affine.dense is None:
-            return True
+            # One int8 scale serves a row of weights: they are rounded where columns are most alike.
+            even = self.precision != "int8" or _unevenness(value.affine.base) <= _unevenness(value)
+            return bool(even)
         base, outputs = value.affine.base.width, rows.shape[0]
         return bool(base * outputs <= base * value.width + value.width * outputs)
 
@@ -271,6 +273,13 @@ class Context:
                 f"the estimator was fitted on {wanted} columns and gets {value.width}",
                 advice="Give an example with the columns that it was fitted on.",
             )
+
+
+def _unevenness(value: Value) -> float:
+    """How much more the widest column varies than the narrowest one that varies at all."""
+    spread = np.nanstd(value.example_table, axis=0)
+    spread = spread[spread > 0]
+    return float(spread.max() / spread.min()) if len(spread) else 1.0
 
 
 def _full_name(kind: type) -> str:

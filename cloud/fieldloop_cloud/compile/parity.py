@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.errors import DataError, GateError
+from fieldloop.signature import OutputRole
 from fieldloop_cloud.compile.comparison import (
     Compared,
     changed_labels,
@@ -23,11 +24,17 @@ from fieldloop_cloud.compile.comparison import (
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.compile.originals import answered, ask, ask_all
 from fieldloop_cloud.compile.probes import probes_for
-from fieldloop_cloud.compile.rows import Rows
+from fieldloop_cloud.compile.rows import Rows, table_of
 from fieldloop_cloud.compile.unsteady import movement
 
 LABEL_CHANGES = {"float32": 0.0, "float16": 0.01, "int8": 0.02}
 """Largest share of rows whose label may differ; ties of the original do not count."""
+
+LOST_AT_INPUT = 0.02
+"""Largest share of labels (for values: of their standard deviation) that rounding the input to the
+tensor's type may change."""
+
+TINY = 1e-12
 
 MAX_ROWS = 1000
 """More rows than these are thinned out evenly."""
@@ -38,7 +45,8 @@ def check(
     model: Any,
     rows: Rows,
     *,
-    held_out: NDArray[np.float32] | None = None,
+    name: str,
+    held_out: Any = None,
     thresholds: Sequence[tuple[int, float]] = (),
     unsteady: bool = False,
     ties: Sequence[Callable[[NDArray[Any]], NDArray[np.bool_]]] = (),
@@ -49,7 +57,8 @@ def check(
         compiled: The model with its flatbuffer (its evidence is ignored).
         model: The original.
         rows: The form of its rows.
-        held_out: Encoded rows to compare on; None: the example.
+        name: The original's, for the evidence.
+        held_out: Raw rows to compare on; None: the example.
         thresholds: (input column, input number) pairs that the graph compares with.
         unsteady: Whether the original may jump within float32's rounding; then the rows on which it
             does are found, and held to no more than it itself holds (`compile.unsteady`).
@@ -59,8 +68,8 @@ def check(
         DataError: The original itself refuses the rows.
         GateError: The compiled model deviates beyond the limit; names the output and the cause.
     """
-    given = rows.example if held_out is None else held_out
-    real = given[np.linspace(0, len(given) - 1, min(len(given), MAX_ROWS)).astype(int)]
+    raw = _thinned(rows.raw if held_out is None else table_of(held_out))
+    real = rows.encode(raw)
     signature = compiled.signature
     table = _through_input(compiled, real)
     expected = ask_all(model, rows, table, signature.outputs)
@@ -106,14 +115,14 @@ def check(
     if compiled.precision != "float32":  # beyond their range only the exact form must agree
         changed, tied = changed[:count], tied[:count]
     evidence = Evidence(
-        original=f"{type(model).__module__.partition('.')[0]} {type(model).__name__}",
+        original=name,
         row_count=count,
         probe_count=len(probes),
         label_changes=int((changed & ~tied).sum()),
         tie_count=int(tied.sum()),
         deviation={name: found.deviation for name, found in compared.items()},
         limit={name: limit_of(name, compiled) for name in compared},
-        input_label_changes=_lost_at_input(model, rows, real, table, signature),
+        input_label_changes=_lost_at_input(model, raw, rows.original(table), compiled),
     )
     _judge(evidence, compared, compiled, rows, len(changed))
     return evidence
@@ -152,13 +161,37 @@ def _moved(
     return moved
 
 
-def _lost_at_input(
-    model: Any, rows: Rows, real: NDArray[Any], seen: NDArray[Any], signature: Any
-) -> int:
-    if not signature.inputs[0].is_quantized or signature.output("label") is None:
+def _thinned(raw: Any) -> Any:
+    places = np.linspace(0, len(raw) - 1, min(len(raw), MAX_ROWS)).astype(int)
+    return raw.iloc[places] if hasattr(raw, "iloc") else raw[places]
+
+
+def _lost_at_input(model: Any, raw: Any, seen: Any, compiled: Compiled) -> int:
+    """Count the labels that change because the rows are rounded on their way in; or refuse."""
+    role: OutputRole = "label" if compiled.signature.output("label") else "value"
+    if compiled.signature.output(role) is None:
         return 0
-    before, after = (ask(model, "label", rows.original(table)) for table in (real, seen))
-    return int((before != after).sum()) if before is not None and after is not None else 0
+    before, after = (ask(model, role, table) for table in (raw, seen))
+    if before is None or after is None:
+        return 0
+    if role == "label":
+        lost = int((before != after).sum())
+        share, what = lost / max(len(before), 1), f"changes {lost} of {len(before)} labels"
+    else:
+        lost = 0
+        share = float(np.sqrt(np.mean((before - after) ** 2)) / max(before.std(), TINY))
+        what = f"moves the value by {share:.2g} of its standard deviation"
+    if share > LOST_AT_INPUT:
+        is_int8 = compiled.signature.inputs[0].is_quantized
+        raise GateError(
+            f"rounding the input to {8 if is_int8 else 32} bits {what} "
+            f"(allowed: {LOST_AT_INPUT:.0%})",
+            where=compiled.signature.inputs[0].name,
+            advice="Use float16 or float32, or narrow the features' ranges."
+            if is_int8
+            else "Subtract a constant from features that lie far from zero, before training.",
+        )
+    return lost
 
 
 def _judge(
@@ -176,14 +209,6 @@ def _judge(
             f"(allowed: {allowed:.0%})",
             where=evidence.original,
             advice=_advice(precision, rows),
-        )
-    lost = evidence.input_label_changes
-    if lost > allowed * max(evidence.row_count, 1):
-        raise GateError(
-            f"rounding the input to 8 bits changes {lost} of {evidence.row_count} labels "
-            f"(allowed: {allowed:.0%})",
-            where=evidence.original,
-            advice="Use float16 or float32, or narrow the features' ranges.",
         )
     for name, found in compared.items():
         if found.excess > 1.0:

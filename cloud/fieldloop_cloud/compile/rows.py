@@ -73,6 +73,7 @@ class Rows:
     Attributes:
         names: Of the columns; empty for an image.
         example: Encoded, float32 (n, n_features).
+        raw: The example as it was given: a DataFrame or an array.
         dtypes: For each column what scikit-learn gets: float32 or float64.
         vocabularies: For each column its categories, None for a number.
         columns: DataFrame column labels; None for an array.
@@ -82,6 +83,7 @@ class Rows:
 
     names: tuple[str, ...]
     example: NDArray[np.float32]
+    raw: Any
     dtypes: tuple[Any, ...]
     vocabularies: tuple[Vocabulary | None, ...]
     columns: tuple[Any, ...] | None = None
@@ -99,9 +101,15 @@ class Rows:
         """Work out the form from example rows.
 
         Raises:
-            DataError: The example is not a table, or does not fit the features.
+            DataError: The example is not a table, has no rows, or does not fit the features.
         """
         frame = _frame(example)
+        if not len(frame):
+            raise DataError(
+                "the example has no rows",
+                where="example",
+                advice="Give rows like those that the model was fitted on.",
+            )
         specs = tuple(features or ())
         if specs and len(specs) != frame.shape[1]:
             raise DataError(
@@ -124,6 +132,7 @@ class Rows:
         return cls(
             names=tuple(names),
             example=table,
+            raw=table_of(example),
             dtypes=tuple(dtypes),
             vocabularies=tuple(vocabularies),
             columns=columns,
@@ -196,6 +205,19 @@ class Rows:
         if self.vocabularies[place] is not None or not len(seen):
             return FeatureSpec(name=name)
         return FeatureSpec(name=name, low=float(seen.min()), high=float(seen.max()))
+
+
+def table_of(rows: Any) -> Any:
+    """Return rows as a DataFrame (if they are one) or an array, so that they can be sliced."""
+    if isinstance(rows, pd.DataFrame):
+        return rows
+    if hasattr(rows, "toarray"):
+        return rows.toarray()
+    return np.asarray(rows) if _is_plain(rows) else np.asarray(rows, dtype=object)
+
+
+def _is_plain(rows: Any) -> bool:
+    return np.asarray(rows).dtype.kind in "fiub"
 
 
 def _frame(rows: Any) -> pd.DataFrame:

@@ -120,3 +120,17 @@ def test_missing_values_are_probed_where_the_original_answers():
     assert all(feature.missing_allowed for feature in compiled.signature.features)
     strict = to_tflite(LogisticRegression().fit(X, Y), example=X)
     assert not any(feature.missing_allowed for feature in strict.signature.features)
+
+
+@pytest.mark.parametrize("make", [LogisticRegression, LinearRegression])
+def test_numbers_that_float32_rounds_away_are_refused(make):
+    times = 1.7e9 + np.arange(80.0)[:, None]  # seconds: float32 keeps every 128th
+    y = (np.arange(80) % 80 >= 40).astype(int)
+    model = make_pipeline(StandardScaler(), make()).fit(times, y)
+    with pytest.raises(GateError, match="rounding the input to 32 bits"):
+        to_tflite(model, example=times)
+
+
+def test_an_example_without_rows_is_refused():
+    with pytest.raises(DataError, match="no rows"):
+        to_tflite(LogisticRegression().fit(X, Y), example=X[:0])

@@ -56,24 +56,8 @@ def run_worker(
         progress: Receives what the worker reports.
     """
     log = job / "stderr.txt"
-    environment = {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore",  # a worker's warnings go to its log, never stop it
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "-1"),
-        "KERAS_BACKEND": "tensorflow",
-    }
+    process = _start(module, job, log)
     expired = threading.Event()
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, str(job)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            start_new_session=True,
-        )
 
     def expire() -> None:
         expired.set()
@@ -98,6 +82,26 @@ def run_worker(
                 stream.close()
     tail = log.read_text(errors="replace")[-_TAIL_CHARS:].strip()
     return WorkerEnd(code=process.returncode, timed_out=expired.is_set(), tail=tail)
+
+
+def _start(module: str, job: Path, log: Path) -> "subprocess.Popen[bytes]":
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",  # a worker's warnings go to its log, never stop it
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "-1"),
+        "KERAS_BACKEND": "tensorflow",
+    }
+    with log.open("wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -95,17 +95,7 @@ def dataset_from_frame(
     frame = frame.set_axis(columns, axis=1)
     for column in (*drop, *categorical):
         _require(column, columns, where)
-    if isinstance(target, pd.Series):
-        truth = target
-    else:
-        if target is None:
-            raise DataError(
-                "a table needs a target column",
-                where=where,
-                advice=f"Name one of: {_listed(columns)}.",
-            )
-        _require(target, columns, where)
-        truth = frame[target]
+    truth = target if isinstance(target, pd.Series) else _target(frame, target, where)
     kept = [column for column in columns if column not in drop and column != truth.name]
     if not kept:
         raise DataError("no feature columns are left", where=where, advice="Drop fewer columns.")
@@ -125,6 +115,18 @@ def dataset_from_frame(
         target=str(truth.name),
         notes=tuple(note for column in encoded for note in column.notes),
     )
+
+
+def _target(frame: pd.DataFrame, target: str | None, where: str) -> pd.Series:
+    columns = list(frame.columns)
+    if target is None:
+        raise DataError(
+            "a table needs a target column",
+            where=where,
+            advice=f"Name one of: {_listed(columns)}.",
+        )
+    _require(target, columns, where)
+    return frame[target]
 
 
 def _require(column: str, columns: Sequence[str], where: str) -> None:

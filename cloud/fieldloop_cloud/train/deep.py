@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fieldloop.errors import GateError, ModelRuntimeError
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.conversion import Converted, collect
-from fieldloop_cloud.compile.worker import Progress, quiet, run_worker
+from fieldloop_cloud.compile.worker import Progress, WorkerEnd, quiet, run_worker
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.train.cnn import CnnPlan
 from fieldloop_cloud.train.deep_worker import DeepJob, DeepResult
@@ -37,7 +37,6 @@ class TrainedNet:
         answers: The Keras model's own answers on the probes, (n, classes).
         parameters: Settings as text.
         train_s: Seconds of training, TensorFlow's start included.
-        stopped_by_time: Whether the time budget ended the training.
     """
 
     keras_bytes: bytes
@@ -45,7 +44,6 @@ class TrainedNet:
     answers: NDArray[np.float32]
     parameters: dict[str, str]
     train_s: float
-    stopped_by_time: bool
 
 
 def train_cnn(
@@ -77,7 +75,6 @@ def train_cnn(
         GateError: The time was up before the first epochs were done.
         ModelRuntimeError: Training failed; the end of its log is in the message.
     """
-    fit_rows, stop_rows = _hold_out(train.y.astype(np.int64), seed)
     order = DeepJob(
         plan=plan,
         epochs=epochs,
@@ -88,25 +85,15 @@ def train_cnn(
         train_s=max(1.0, budget_s - _CONVERT_S),
         precisions=precisions,
     )
-    arrays = {
-        "x_train": train.X[fit_rows],
-        "y_train": train.y[fit_rows],
-        "x_stop": train.X[stop_rows],
-        "y_stop": train.y[stop_rows],
-        "calibration": calibration,
-        "probes": probes,
-    }
     started = time.monotonic()
     with job_directory() as job:
-        for name, array in arrays.items():
-            np.save(job / f"{name}.npy", array)
-        (job / "job.json").write_bytes(msgspec.json.encode(order))
+        _write_job(job, order, train, calibration=calibration, probes=probes)
         end = run_worker(
             "fieldloop_cloud.train.deep_worker", job, timeout_s=budget_s, progress=progress
         )
         taken = time.monotonic() - started
         if not (job / "result.json").exists():
-            raise _not_trained(end.timed_out, end.tail, budget_s)
+            raise _not_trained(budget_s, end)
         result = msgspec.json.decode((job / "result.json").read_bytes(), type=DeepResult)
         left = max(_CONVERT_S, budget_s - taken)
         return TrainedNet(
@@ -115,8 +102,29 @@ def train_cnn(
             answers=np.load(job / "answers.npy", allow_pickle=False),
             parameters=_described(order, result),
             train_s=taken,
-            stopped_by_time=result.stopped_by_time,
         )
+
+
+def _write_job(
+    job: Path,
+    order: DeepJob,
+    train: Dataset,
+    *,
+    calibration: NDArray[np.float32],
+    probes: NDArray[np.float32],
+) -> None:
+    fit_rows, stop_rows = _hold_out(train.y.astype(np.int64), order.seed)
+    arrays = {
+        "x_train": train.X[fit_rows],
+        "y_train": train.y[fit_rows],
+        "x_stop": train.X[stop_rows],
+        "y_stop": train.y[stop_rows],
+        "calibration": calibration,
+        "probes": probes,
+    }
+    for name, array in arrays.items():
+        np.save(job / f"{name}.npy", array)
+    (job / "job.json").write_bytes(msgspec.json.encode(order))
 
 
 @contextmanager
@@ -129,14 +137,14 @@ def job_directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _not_trained(timed_out: bool, tail: str, budget_s: float) -> GateError | ModelRuntimeError:  # noqa: FBT001 - internal
-    if timed_out:
+def _not_trained(budget_s: float, end: WorkerEnd) -> GateError | ModelRuntimeError:
+    if end.timed_out:
         return GateError(
             f"training was stopped when its {budget_s:.0f} s were used up",
             advice="Raise the time budget.",
         )
     return ModelRuntimeError(
-        f"training failed: {tail or 'the process ended without a message'}",
+        f"training failed: {' '.join(end.tail.split()) or 'the process ended without a message'}",
         where="cnn",
         advice="Check memory and the installation of TensorFlow with `fieldloop doctor`.",
     )
@@ -155,11 +163,12 @@ def _hold_out(y: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArr
 
 def _described(order: DeepJob, result: DeepResult) -> dict[str, str]:
     plan = order.plan
+    stopped = ", stopped by the time budget" if result.stopped_by_time else ""
     return {
         "filters": "-".join(str(count) for count in plan.filters),
         "dense": str(plan.dense),
         "parameters": str(plan.parameter_count),
-        "epochs": f"{result.epochs} (best {result.best_epoch})",
+        "epochs": f"{result.epochs} (best {result.best_epoch}{stopped})",
         "batch": str(order.batch),
         "learning_rate": f"{order.learning_rate:g}",
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.keras_worker import convert_all
@@ -85,18 +86,10 @@ def _watch(order: DeepJob, started: float) -> Any:
     return Watch()
 
 
-def main(job: Path) -> None:
-    """Train and convert what `job.json` describes."""
-    die_with_parent()
-    order = msgspec.json.decode((job / "job.json").read_bytes(), type=DeepJob)
-    report("train", 0.0, "starting TensorFlow")
+def _fit(model: Any, order: DeepJob, data: dict[str, NDArray[Any]]) -> DeepResult:
+    """Train until the held-out loss stops falling or the time is up; the best weights stay."""
     import keras  # noqa: PLC0415 - only workers import Keras
-    import tensorflow as tf  # noqa: PLC0415 - only workers import TensorFlow
 
-    keras.utils.set_random_seed(order.seed)
-    tf.config.experimental.enable_op_determinism()
-    data = {name: np.load(job / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
-    model = build(order.plan)
     model.compile(
         optimizer=keras.optimizers.Adam(order.learning_rate),
         loss="sparse_categorical_crossentropy",
@@ -116,12 +109,27 @@ def main(job: Path) -> None:
         callbacks=[best, watch],
     )
     losses = history.history["val_loss"]
-    result = DeepResult(
+    return DeepResult(
         epochs=len(losses),
         best_epoch=int(np.nanargmin(losses)) + 1 if np.isfinite(losses).any() else 0,
         train_s=time.monotonic() - started,
         stopped_by_time=watch.expired,
     )
+
+
+def main(job: Path) -> None:
+    """Train and convert what `job.json` describes."""
+    die_with_parent()
+    order = msgspec.json.decode((job / "job.json").read_bytes(), type=DeepJob)
+    report("train", 0.0, "starting TensorFlow")
+    import keras  # noqa: PLC0415 - only workers import Keras
+    import tensorflow as tf  # noqa: PLC0415 - only workers import TensorFlow
+
+    keras.utils.set_random_seed(order.seed)
+    tf.config.experimental.enable_op_determinism()
+    data = {name: np.load(job / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
+    model = build(order.plan)
+    result = _fit(model, order, data)
     model.save(job / "model.keras")
     np.save(job / "answers.npy", model.predict(data["probes"], verbose=0))
     # Written last: its presence says that the training is whole.

@@ -25,6 +25,7 @@ from fieldloop_cloud.fleet.rollout_state import (
     Stage,
     advanced,
     paused,
+    watched,
 )
 from fieldloop_cloud.fleet.store import Store
 
@@ -126,7 +127,9 @@ class Rollout:
             state = self.current()
             if state is None or not state.is_active:
                 return state
-            following = self._wished(advanced(state, self._store.reported(), _now(now_ms)))
+            now = _now(now_ms)
+            decided = advanced(watched(state, now), self._store.reported(), now)
+            following = self._wished(decided)
             return self._save(following) if following != state else state
 
     def current(self) -> RolloutState | None:

@@ -18,6 +18,12 @@ Progress = Literal["waiting", "updating", "committed", "failed"]
 
 DEFAULT_DEADLINE_S = 3600.0
 
+WATCH_NOTE_MS = 10_000
+"""How often it is noted that somebody watches."""
+
+UNWATCHED_MS = 30_000
+"""A longer gap between two looks was a time in which nobody listened."""
+
 ACTIVE: frozenset[str] = frozenset({"canary", "all", "paused"})
 """Stages in which a rollout still has something to do."""
 
@@ -55,6 +61,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
         reason: Why it is paused or aborted; empty otherwise.
         started_ms: When it began, milliseconds since 1970 UTC.
         finished_ms: When it was done or aborted; 0 before.
+        watched_ms: When somebody last looked at it; see `watched`.
     """
 
     rollout_id: str
@@ -70,6 +77,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     started_ms: int = 0
     finished_ms: int = 0
+    watched_ms: int = 0
 
     @property
     def is_active(self) -> bool:
@@ -79,6 +87,25 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     def count(self, state: Progress) -> int:
         """Return how many devices are in this state."""
         return sum(item.state == state for item in self.devices.values())
+
+
+def watched(state: RolloutState, now_ms: int) -> RolloutState:
+    """Return the rollout with the note that it is being watched.
+
+    While nobody watched (the server was down) no report could come in, so that time is not held
+    against the devices: their deadlines move by it.
+    """
+    gap_ms = now_ms - state.watched_ms
+    if state.watched_ms and gap_ms < WATCH_NOTE_MS:
+        return state
+    missed_ms = gap_ms if state.watched_ms and gap_ms > UNWATCHED_MS else 0
+    devices = {
+        name: msgspec.structs.replace(item, deadline_ms=item.deadline_ms + missed_ms)
+        if item.state == "updating"
+        else item
+        for name, item in state.devices.items()
+    }
+    return msgspec.structs.replace(state, watched_ms=now_ms, devices=devices)
 
 
 def advanced(

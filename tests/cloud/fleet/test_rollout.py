@@ -90,14 +90,30 @@ def test_an_old_report_about_an_earlier_wish_is_no_success_and_no_failure(field)
     assert field.asked == ["pi-1"]
 
 
+def _watch(rollout, until_ms):
+    """Look every ten seconds, as a server does; return the last state."""
+    for now_ms in range(10_000, until_ms, 10_000):
+        rollout.step(now_ms=now_ms)
+    return rollout.step(now_ms=until_ms)
+
+
 def test_silence_until_the_deadline_is_failure(field):
     rollout = field.rollout()
-    rollout.start(BUNDLE, DEVICES, url=URL, deadline_s=60, now_ms=0)
-    rollout.step(now_ms=0)
-    assert rollout.step(now_ms=59_999).stage == "canary"
-    state = rollout.step(now_ms=60_000)
+    rollout.start(BUNDLE, DEVICES, url=URL, deadline_s=60, now_ms=1)
+    rollout.step(now_ms=1)
+    assert _watch(rollout, 60_000).stage == "canary"
+    state = rollout.step(now_ms=60_001)
     assert state.stage == "paused"
     assert "never reported" in state.reason
+
+
+def test_time_in_which_no_server_listened_is_not_held_against_a_device(field):
+    field.rollout().start(BUNDLE, DEVICES, url=URL, deadline_s=60, now_ms=1)
+    field.rollout().step(now_ms=1)
+    # The server was down for an hour; the device committed meanwhile and reports soon after.
+    assert field.rollout().step(now_ms=3_600_000).stage == "canary"
+    field.report("pi-1", "committed")
+    assert field.rollout().step(now_ms=3_600_500).stage == "all"
 
 
 def test_another_process_takes_over_where_the_first_was_stopped(field):

@@ -2,22 +2,22 @@
 
 import os
 import shutil
-import socket
 import sqlite3
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fieldloop.backends import available_backends, choose_backend
 from fieldloop.clock import SystemClock
-from fieldloop.device_root import DeviceRoot, read_active
+from fieldloop.device_root import DeviceRoot, locked, read_active
 from fieldloop.errors import ConfigError, EnvironmentFaultError, FieldloopError, NotConnectedError
+from fieldloop.mqtt import MqttTransport
 from fieldloop_device.config import DeviceConfig, load_config
 from fieldloop_device.connection import mqtt_settings
 from fieldloop_device.outbox_database import read_totals
 from fieldloop_device.runtime import Runtime
 from fieldloop_device.selftest import replay
+from fieldloop_device.status import read_status
 
 _MIN_FREE_BYTES = 64 * 1024 * 1024
 _CONNECT_TIMEOUT_S = 5.0
@@ -162,28 +162,27 @@ def _outbox(root: DeviceRoot) -> str:
 
 
 def _broker(root: DeviceRoot, config: DeviceConfig) -> str:
-    """Connect as far as TLS, without a session: the running agent keeps its own."""
+    """Connect as the device does, or ask the running agent, whose connection it would cut."""
     if config.broker is None:
         return "none configured"
     settings = mqtt_settings(root, config, will=None)
-    context = settings.tls.context() if settings.tls is not None else None
     try:
-        with socket.create_connection(
-            (settings.host, settings.port), timeout=_CONNECT_TIMEOUT_S
-        ) as connection:
-            if context is not None:
-                with context.wrap_socket(connection, server_hostname=settings.host) as secure:
-                    return f"{settings.address} answers, {secure.version()}"
-    except ssl.SSLError as error:
+        with locked(root.path):
+            transport = MqttTransport(settings)
+            try:
+                transport.connect(timeout_s=_CONNECT_TIMEOUT_S)
+            finally:
+                transport.close()
+    except EnvironmentFaultError:
+        return _broker_of_agent(root, settings.address)
+    return f"{settings.address} accepts this device" + ("" if settings.tls else ", without TLS")
+
+
+def _broker_of_agent(root: DeviceRoot, address: str) -> str:
+    if not read_status(root).is_connected:
         raise NotConnectedError(
-            f"TLS failed: {error.reason or error}",
-            where=settings.address,
-            advice="Check that broker and device were provisioned from the same home.",
-        ) from error
-    except OSError as error:
-        raise NotConnectedError(
-            f"the broker cannot be reached: {error.strerror or error}",
-            where=settings.address,
-            advice="Check address, network and that it runs; the device works without it.",
-        ) from error
-    return f"{settings.address} answers, without TLS"
+            "the running agent is not connected",
+            where=address,
+            advice="Run fieldloop-device -v run to see why; the device works without it.",
+        )
+    return f"the running agent is connected to {address}"

@@ -1,9 +1,14 @@
 import socket
 
 import pytest
+from tests.support.brokers import needs_mosquitto
 from tests.support.devices import Device, make_bundle
+from tests.support.waiting import wait_until
 
+from fieldloop_cloud.fleet.broker import MosquittoBroker
+from fieldloop_cloud.release.certificates import CertificateAuthority
 from fieldloop_device import doctor
+from fieldloop_device.agent import Agent
 from fieldloop_device.doctor import examine
 
 BROKER = "[broker]\nhost = '127.0.0.1'\nport = {port}\ntls = {tls}\n"
@@ -51,12 +56,45 @@ def test_a_corrupt_outbox_is_found(device):
     assert "put aside" in findings(device)["outbox"].remedy
 
 
-def test_a_broker_that_is_away_is_found(device):
+def test_a_broker_that_is_away_is_found(device, monkeypatch):
+    monkeypatch.setattr(doctor, "_CONNECT_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        device.configure(BROKER.format(port=port, tls="false"))
+    device.configure(BROKER.format(port=port, tls="false"))
+    finding = findings(device)["broker"]
+    assert not finding.is_fine
+    assert str(port) in finding.detail
+
+
+@needs_mosquitto
+def test_a_broker_is_tried_as_the_device_does(device, tmp_path):
+    with MosquittoBroker(tmp_path / "broker") as broker:
+        device.configure(BROKER.format(port=broker.port, tls="false"))
+        finding = findings(device)["broker"]
+        assert finding.is_fine
+        assert "accepts this device" in finding.detail
+        with Agent(device.path) as agent:
+            wait_until(lambda: agent.status.is_connected)
+            agent.record(cut=True)
+            assert "the running agent is connected" in findings(device)["broker"].detail
+
+
+@needs_mosquitto
+def test_a_broker_that_refuses_this_device_is_found(device, tmp_path):
+    authority = CertificateAuthority(tmp_path / "ca")
+    server = authority.issue_server(tmp_path / "broker", ["127.0.0.1", "localhost"])
+    with MosquittoBroker(tmp_path / "broker", tls=server, devices=["pump-1"]) as broker:
+        device.configure(BROKER.format(port=broker.port, tls="true"))
+        authority.issue_device(device.root.tls, "pump-1")
+        device.root.ca_file.write_bytes(authority.certificate_file.read_bytes())
         assert findings(device)["broker"].is_fine
-    assert "works without it" in findings(device)["broker"].remedy
+        stranger = CertificateAuthority(tmp_path / "other-ca")
+        stranger.issue_device(tmp_path / "stranger", "pump-1")
+        for path in (device.root.cert_file, device.root.key_file):
+            path.write_bytes((tmp_path / "stranger" / path.name).read_bytes())
+        finding = findings(device)["broker"]
+        assert not finding.is_fine
+        assert "rovision" in finding.remedy
 
 
 def test_a_private_key_that_others_may_read_is_found(device):

@@ -162,6 +162,7 @@ class MqttTransport:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
             self._thread = None
+            self._link.release()
 
     def __enter__(self) -> Self:
         """Connect.

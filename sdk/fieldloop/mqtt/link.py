@@ -150,6 +150,14 @@ class Link:
         """Say goodbye."""
         self._client.disconnect()
 
+    def release(self) -> None:
+        """Close the sockets, after `serve` has ended for good.
+
+        The library closes those that wake its loop only when it is collected, which a reference
+        cycle delays and the interpreter then warns about.
+        """
+        self._client._reset_sockets()  # noqa: SLF001 - there is no public way
+
     def drop_in_flight(self) -> int:
         """Forget what the broker has not confirmed; return how many messages that were."""
         return len(self._client.drop_out_messages())

@@ -18,7 +18,7 @@ from sklearn.multioutput import MultiOutputRegressor, RegressorChain
 
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
-from fieldloop_cloud.compile.value import Value, side_by_side
+from fieldloop_cloud.compile.value import Reference, Value, host_array, side_by_side
 
 TWO = 2
 
@@ -163,16 +163,11 @@ def stacking(estimator: Any, value: Value, context: Context) -> Outputs:
             zip(members, estimator.stack_method_, strict=True)
         )
     ]
-    table = value.opaque(context.graph.concat(answers, axis=1))
     before = value.reference
-    width = table.width
-
-    def reference(rows: NDArray[Any]) -> Any:
-        return np.asarray(estimator.transform(before(rows)))[:, :width]
-
-    stacked = table.with_reference(reference)
+    table = value.opaque(context.graph.concat(answers, axis=1))
     if estimator.passthrough:
-        stacked = side_by_side([stacked, value])
+        table = side_by_side([table, value])
+    stacked = table.with_reference(lambda rows: estimator.transform(before(rows)))
     return context.lower(estimator.final_estimator_, stacked, step="final_estimator")
 
 
@@ -220,13 +215,17 @@ def regressor_chain(estimator: Any, value: Value, context: Context) -> Outputs:
     for number, member in enumerate(estimator.estimators_):
         made = _values(context.lower(member, table, step=f"target {number}"), context)
         columns.append(g.reshape(made, (-1, 1)))
-        table = side_by_side([table, _predicted(member, table, columns[-1])])
+        longer = side_by_side([table, table.opaque(columns[-1])])
+        table = longer.with_reference(_extended(member, table))
     order = np.argsort(np.asarray(estimator.order_))
     return {"value": g.concat([columns[i] for i in order], axis=1)}
 
 
-def _predicted(member: Any, table: Value, column: Tensor) -> Value:
-    before = table.reference
-    return table.opaque(column).with_reference(
-        lambda rows: np.asarray(member.predict(before(rows))).reshape(-1, 1)
-    )
+def _extended(member: Any, table: Value) -> Reference:
+    """Return scikit-learn's own way to the table with the member's prediction as a column."""
+
+    def reference(rows: NDArray[Any]) -> Any:
+        before = host_array(table.reference(rows))
+        return np.column_stack([before, member.predict(before)])
+
+    return reference

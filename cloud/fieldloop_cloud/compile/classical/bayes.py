@@ -90,7 +90,11 @@ def _above(value: Value, threshold: float, context: Context) -> Tensor:
 
 
 def _linear(value: Value, weights: Any, constant: Any, context: Context) -> Tensor:
-    """Emit x · weightsᵀ + constant, up to what all classes have in common."""
+    """Emit x · weightsᵀ + constant, up to what all classes have in common.
+
+    Likelihoods of hundreds have few digits behind the point: the comparison allows for that.
+    """
+    context.unsteady = True
     table: NDArray[np.float64] = np.asarray(weights, np.float64)
     offset = np.asarray(constant, np.float64)
     return context.linear(value, table - table.mean(axis=0), offset - offset.max())

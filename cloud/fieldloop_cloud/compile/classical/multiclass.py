@@ -12,6 +12,7 @@ from sklearn.multiclass import (
     _ConstantPredictor,
     _predict_binary,
 )
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 
 from fieldloop_cloud.compile.classical.svm import pair_decision
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
@@ -136,6 +137,16 @@ def _vote(member: Outputs, context: Context) -> Tensor:
             "a member is no classifier", parameter="estimator", advice="Use binary classifiers."
         )
     return g.reshape(g.cast(label, "float32"), (-1, 1))
+
+
+@lowers(MultiOutputClassifier, ClassifierChain)
+def several_targets(estimator: Any, _: Value, context: Context) -> Outputs:
+    """Refused: a signature has one list of labels."""
+    raise context.refuse(
+        f"{len(estimator.estimators_)} label outputs do not fit one signature",
+        parameter="estimators_",
+        advice="Compile each of estimators_ by itself, or use MultiOutputRegressor for numbers.",
+    )
 
 
 @lowers(OutputCodeClassifier)

@@ -73,7 +73,7 @@ def compare(
     moved: NDArray[np.float64] | None = None,
 ) -> Compared:
     """Compare one output; its size is that of the user's rows, or the row's own if larger."""
-    # What float32 cannot hold is the same as its largest number, on both sides.
+    # Far out, what float32 cannot hold is the same as its largest number; not in the user's rows.
     a = np.clip(want.reshape(len(want), -1).astype(np.float64), -LARGEST, LARGEST)
     b = np.clip(got.reshape(len(got), -1).astype(np.float64), -LARGEST, LARGEST)
     if a.shape != b.shape:
@@ -85,6 +85,8 @@ def compare(
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     difference = np.where(same, 0.0, np.abs(a - b))
     difference = np.where(np.isnan(difference), np.inf, difference)
+    lost = np.isfinite(want.reshape(a.shape)) & ~np.isfinite(got.reshape(b.shape))
+    difference[:count] = np.where(lost[:count], np.inf, difference[:count])
     finite = np.where(np.isfinite(a), np.abs(a), 0.0)
     if role == "probabilities":
         size = np.full((len(a), 1), steep)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import GammaRegressor, LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
@@ -134,3 +134,14 @@ def test_numbers_that_float32_rounds_away_are_refused(make):
 def test_an_example_without_rows_is_refused():
     with pytest.raises(DataError, match="no rows"):
         to_tflite(LogisticRegression().fit(X, Y), example=X[:0])
+
+
+def test_a_probe_beyond_float32_is_no_reason_to_refuse_but_a_row_is():
+    model = make_pipeline(StandardScaler(), GammaRegressor(alpha=0)).fit(X, np.exp(3 * X[:, 0]))
+    compiled = to_tflite(model, example=X)
+    assert compiled.evidence.probe_count > 0
+    assert not np.isfinite(compiled.run([[100.0, 0.0, 0.0]])["value"]).all()
+    far = np.vstack([X, [[45.0, 0.0, 0.0]]])
+    assert np.isfinite(model.predict(far)).all()
+    with pytest.raises(GateError, match="value"):
+        to_tflite(model, example=far)

@@ -11,6 +11,12 @@ from fieldloop_cloud.loop import LoopResult, LoopSettings, run_loop
 from fieldloop_cloud.train.run import Run
 
 
+CAVEAT = (
+    "Confidences overrate a model on inputs unlike its training data: that is why drift asks for "
+    "labels."
+)
+
+
 @click.command("demo")
 @click.option(
     "-o",
@@ -84,6 +90,7 @@ def _show(result: LoopResult, report: Path, console: Console) -> None:
         for phase in record.phases
     ]
     console.print(table("accuracy", ("stretch", "measured (95 %)", "from confidences"), phases))
+    console.print(CAVEAT, markup=False)
     summary = _summary(result)
     variants = [tuple(item.values()) for item in summary["variants"]]
     columns = ("release", "variant", "bytes", "p50 ms", "p90 ms")

@@ -193,9 +193,14 @@ def _show(item: dict[str, Any], console: Console, *, show_all: bool) -> None:
     )
     guess: EstimatedAccuracy | None = item["estimated_accuracy"]
     if guess is not None:
+        caveat = (
+            "inputs have drifted, so confidence may not mean the same: check with labels"
+            if item["drifted"]
+            else "if confidence still means the same"
+        )
         console.print(
             f"estimated accuracy {guess.accuracy:.1%} [{guess.low:.1%}, {guess.high:.1%}] from "
-            f"{guess.row_count} confidences (holds without concept drift)",
+            f"{guess.row_count} confidences ({caveat})",
             markup=False,
         )
     found: list[DriftVerdict] = [v for v in item["verdicts"] if show_all or v.drifted]

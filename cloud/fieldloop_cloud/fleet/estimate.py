@@ -4,8 +4,10 @@ Confidence-based performance estimation (CBPE): on held-out reference rows it is
 the model is right when it says class c with confidence in cell b. Devices count the same cells; so
 the expected accuracy is the mean of those shares over the field's counts.
 
-It holds as long as being sure still means the same: it sees inputs becoming harder, not labels
-changing their meaning (concept drift). Check it against labelled samples.
+It holds as long as being sure still means the same: it sees that inputs like the known ones become
+harder. It does not see labels change their meaning (concept drift), and on inputs unlike any known
+one many models are sure and wrong. So while drift is reported it is an upper hope, not a
+measurement: check it against labelled samples.
 """
 
 from collections.abc import Sequence

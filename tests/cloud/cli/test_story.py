@@ -185,6 +185,7 @@ def test_fleet_commands_show_what_devices_said(fleet):
     for words in (["status"], ["devices"], ["drift", "--period", "45s", "--all"]):
         done = fieldloop("fleet", *words, *at_home)
         assert (done.code, "pi-2" in done.out or words == ["status"]) == (0, True)
+    assert "check with labels" in fieldloop("fleet", "drift", "--period", "45s", *at_home).out
     assert fieldloop("fleet", "drift", "--model", "ffff", *at_home).code == 2
 
 

@@ -25,7 +25,10 @@ SUM_BITS = 30
 """Sums of leaves stay below 2 to the power of this."""
 
 PACKED_BITS = 14
-"""Leaves in float16 and int8 models are int16, at most 2 to the power of this."""
+"""Leaves packed into int16 are at most 2 to the power of this."""
+
+PACKED_FROM_BYTES = 1024
+"""Float16 and int8 models pack leaf tables from this size; rounding smaller ones gains nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +138,14 @@ class Forest:
 
     def sums(self, context: Context, value: Value) -> Sums:
         """Emit the traversal and the sums of the leaves reached."""
-        fixed, start, scale, offset = self._fixed_point(packed=context.precision != "float32")
-        rows, leaf_row = np.unique(np.concatenate(fixed), axis=0, return_inverse=True)
-        states = States.lay_out(
-            self.trees, leaf_row.reshape(-1), context.thresholds(value), self.compared_as
-        )
+        fixed, start, scale, offset = self._fixed_point(packed=False)
+        if context.precision != "float32":
+            distinct = np.unique(np.concatenate(fixed), axis=0)
+            if distinct.nbytes >= PACKED_FROM_BYTES:
+                fixed, start, scale, offset = self._fixed_point(packed=True)
+        rows, reached = self._reached(np.concatenate(fixed), context, value)
         g = context.graph
-        found = self._leaves(g, rows, states.emit(g, self.answers))
+        found = self._leaves(g, rows, reached)
         total = g.sum(found, 1) if len(self.trees) > 1 else g.reshape(found, (-1, rows.shape[1]))
         return Sums(g, g.add(total, start) if start.any() else total, scale, offset)
 

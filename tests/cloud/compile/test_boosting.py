@@ -187,6 +187,17 @@ def test_isolation_forests_count_a_row_on_the_threshold_as_an_inlier(contaminati
     assert (compiled.run(X)["label"] == -1).sum() == 20
 
 
+def test_int8_isolation_forests_change_no_label_on_the_dequantized_input():
+    X = RNG.normal(size=(300, 5)) * [1, 10, 1e3, 1e-3, 1]
+    model = IsolationForest(n_estimators=50, contamination=0.2, random_state=0).fit(X)
+    compiled = to_tflite(model, example=X, precision="int8")
+    spec = compiled.signature.inputs[0]
+    codes = RNG.integers(-128, 128, (1000, 5)).astype(np.int8)
+    real = (codes.astype(float) - spec.zero_point) * np.array(spec.scale)
+    label = compiled.engine.run([codes])[0]
+    assert np.array_equal(np.array([-1, 1])[label], model.predict(real))
+
+
 def test_isolation_forests_take_missing_values():
     X = RNG.normal(size=(100, 4)).astype(np.float32)
     X[RNG.random(X.shape) < 0.2] = np.nan

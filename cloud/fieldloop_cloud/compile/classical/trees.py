@@ -32,7 +32,7 @@ def tree_classifier(estimator: Any, value: Value, context: Context) -> Outputs:
         raise context.refuse(
             f"it was fitted on {estimator.n_outputs_} targets",
             parameter="n_outputs_",
-            advice="Fit one classifier for each target, or a MultiOutputClassifier.",
+            advice="Fit one classifier for each target.",
         )
     trees = [tree_of(fitted) for fitted in members(estimator)]
     sums = Forest(trees).sums(context, value)

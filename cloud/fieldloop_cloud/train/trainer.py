@@ -15,6 +15,7 @@ from fieldloop_cloud.compile.quantize import EPSILON
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.split import three_way
+from fieldloop_cloud.files import write_file
 from fieldloop_cloud.release.targets import Target, load_target
 from fieldloop_cloud.report.html import write_run_report
 from fieldloop_cloud.select.candidates import portfolio
@@ -61,6 +62,7 @@ def train(
     Raises:
         ConfigError: An unknown device, candidate or metric, or a budget that is not positive.
         DataError: Data that cannot be split.
+        EnvironmentFaultError: `out` cannot be written; found out before anything is trained.
         GateError: Nothing fits the device, or nothing beats the dummy model.
     """
     started = time.monotonic()
@@ -69,6 +71,8 @@ def train(
     target = device if isinstance(device, Target) else load_target(device)
     wanted = portfolio(None if candidates is None else tuple(candidates))
     metric = _checked_metric(metric, data)
+    if out is not None:
+        _check_writable(Path(out))
     progress("split", 0.0, f"{len(data)} rows of {data.name}")
     split = three_way(data, seed=seed)
     bench = Bench(
@@ -95,6 +99,12 @@ def train(
         write_run_report(run, Path(out) / "report.html")
     progress("done", 1.0, f"chose {run.chosen.name}")
     return run
+
+
+def _check_writable(directory: Path) -> None:
+    probe = directory / ".probe"
+    write_file(probe, b"")
+    probe.unlink()
 
 
 def _checked_metric(metric: str | None, data: Dataset) -> str:

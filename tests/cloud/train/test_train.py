@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
 from fieldloop.codec import Codec, dequantize
-from fieldloop.errors import ConfigError, GateError
+from fieldloop.errors import ConfigError, EnvironmentFaultError, GateError
 from fieldloop.interpreter import open_engine
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.sources import from_arrays
@@ -258,6 +258,18 @@ def test_labels_of_any_kind_come_back_as_written():
     assert run.signature.labels == ("class_0", "class_1", "class_2")
     assert np.mean(said.predicted == data.y) > 0.9
     assert run.chosen.compiled.run(data.X[:1])["label"].tolist() == ["class_0"]
+
+
+def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    said = []
+    with pytest.raises(EnvironmentFaultError, match="cannot be written"):
+        train(
+            Dataset.load("sklearn:iris"),
+            out=tmp_path / "file" / "run",
+            progress=lambda *report: said.append(report),
+        )
+    assert said == []
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from fieldloop_cloud.compile.worker import (
     last_line,
     quiet,
     run_worker,
-    write_atomically,
 )
+from fieldloop_cloud.files import write_file
 
 WORKER = "fieldloop_cloud.compile.keras_worker"
 """Module that converts; its argument is the job's directory."""
@@ -39,7 +39,7 @@ class Converted:
 def write_job(job: Path, model: str, precisions: tuple[Precision, ...]) -> None:
     """Write `job.json` for the worker."""
     order = ConvertJob(model=model, precisions=precisions)
-    write_atomically(job / "job.json", msgspec.json.encode(order))
+    write_file(job / "job.json", msgspec.json.encode(order))
 
 
 def collect(
@@ -75,7 +75,7 @@ def collect(
         # The worker goes in order, so the first undone one is what it died of.
         how = "ran out of time" if end.timed_out else "took its process down"
         reason = f"{_ABORTED} {how}: {last_line(end.tail)}"
-        write_atomically(job / f"{undone[0]}.error", reason.encode())
+        write_file(job / f"{undone[0]}.error", reason.encode())
         if len(undone) > 1:
             saved = "model.keras" if (job / "model.keras").exists() else "saved_model"
             write_job(job, saved, undone[1:])

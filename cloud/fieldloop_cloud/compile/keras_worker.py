@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.manifest import Precision
-from fieldloop_cloud.compile.worker import die_with_parent, report, write_atomically
+from fieldloop_cloud.compile.worker import die_with_parent, report
+from fieldloop_cloud.files import write_file
 
 UNLOADABLE = "cannot be loaded"
 """How the `.error` of a model that Keras does not load begins."""
@@ -83,9 +84,9 @@ def convert_all(
             flatbuffer = convert(make(), precision, calibration)
         except Exception as error:  # noqa: BLE001 - the converter raises what it likes; the parent types it
             text = f"{type(error).__name__}: {error}"
-            write_atomically(job / f"{precision}.error", text.encode())
+            write_file(job / f"{precision}.error", text.encode())
             continue
-        write_atomically(job / f"{precision}.tflite", flatbuffer)
+        write_file(job / f"{precision}.tflite", flatbuffer)
 
 
 def main(job: Path) -> None:
@@ -111,7 +112,7 @@ def main(job: Path) -> None:
         model = keras.models.load_model(source, compile=False, safe_mode=True)
     except Exception as error:  # noqa: BLE001 - whatever Keras says of a file is for the parent
         for precision in order.precisions:
-            write_atomically(job / f"{precision}.error", f"{UNLOADABLE}: {error}".encode())
+            write_file(job / f"{precision}.error", f"{UNLOADABLE}: {error}".encode())
         return
     probes = job / "probes.npy"
     if probes.exists():

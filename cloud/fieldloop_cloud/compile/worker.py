@@ -139,13 +139,6 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or absent."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
 def last_line(text: str) -> str:
     """Return the last line that says something, at most 300 characters of it."""
     lines: list[Any] = [line.strip() for line in text.splitlines() if line.strip()]

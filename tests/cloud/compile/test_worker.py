@@ -120,11 +120,12 @@ def test_a_finished_worker_ends_cleanly_although_it_watches_its_parent(worker):
     module, job = worker("""
         import json, sys
         from pathlib import Path
-        from fieldloop_cloud.compile.worker import die_with_parent, write_atomically
+        from fieldloop_cloud.compile.worker import die_with_parent
+        from fieldloop_cloud.files import write_file
         die_with_parent()
-        write_atomically(Path(sys.argv[1], "out.json"), json.dumps([1]).encode())
+        write_file(Path(sys.argv[1], "out.json"), json.dumps([1]).encode())
     """)
     end = run_worker(module, job)
     assert (end.code, end.tail) == (0, "")
     assert json.loads((job / "out.json").read_text()) == [1]
-    assert not list(job.glob("*.part"))
+    assert {path.name for path in job.iterdir()} == {"out.json", "stderr.txt"}

@@ -10,7 +10,6 @@ from fieldloop_cloud.cli.output import emit, json_option, plain, progress_bar, t
 from fieldloop_cloud.loop import LoopResult, LoopSettings, run_loop
 from fieldloop_cloud.train.run import Run
 
-
 CAVEAT = (
     "Confidences overrate a model on inputs unlike its training data: that is why drift asks for "
     "labels."

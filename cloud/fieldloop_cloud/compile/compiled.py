@@ -14,6 +14,9 @@ from fieldloop.interpreter import Engine, open_engine
 from fieldloop.manifest import Precision
 from fieldloop.signature import Signature
 
+BATCH = 256
+"""Rows that `run` gives to the interpreter at a time."""
+
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """How the compiled model was compared with its original.
@@ -101,7 +104,13 @@ class Compiled:
 
     def run_encoded(self, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return the outputs for encoded rows (real values, categories as codes)."""
-        tensors = self.engine.run(list(self.codec.tensors(rows)))
+        # Some models keep rows x training rows x features numbers at once: not for all rows.
+        starts = range(0, max(len(rows), 1), BATCH)
+        parts = [
+            self.engine.run(list(self.codec.tensors(rows[start : start + BATCH])))
+            for start in starts
+        ]
+        tensors = [np.concatenate(part) for part in zip(*parts, strict=True)]
         outputs = {}
         for spec, tensor in zip(self.signature.outputs, tensors, strict=True):
             real = dequantize(spec, tensor)

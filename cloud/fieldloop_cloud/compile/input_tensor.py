@@ -21,6 +21,9 @@ from fieldloop_cloud.compile.value import Value
 INPUT_NAME = "x"
 LOW, HIGH = -128, 127
 
+HEADROOM = 0.05
+"""Share of a feature's range that is added on both sides: new rows go a little beyond the old."""
+
 
 def input_spec(rows: Rows, precision: Precision) -> TensorSpec:
     """Describe the input tensor.
@@ -61,6 +64,8 @@ def _quantization(rows: Rows, column: int) -> tuple[float, int]:
             where=f"feature {rows.names[column]}",
             advice="Use float32 or float16.",
         )
+    margin = HEADROOM * (high - low)
+    low, high = low - margin, high + margin
     scale = float(np.float32((high - low) / (HIGH - LOW) or 1.0))
     return scale, int(np.rint(LOW - low / scale))
 

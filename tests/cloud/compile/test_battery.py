@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.compile_cases import check_case, data_names
 
+from fieldloop_cloud.compile.lowering import supported
+
 EXAMPLES = 2
 """Hyper-parameter sets drawn for each estimator and data set."""
 
@@ -41,3 +43,10 @@ def test_compiled_estimators_answer_as_scikit_learn_does(case, name, tflite214):
         check_case(case, data.draw(case.parameters), name, tflite214)
 
     every()
+
+
+def test_every_supported_estimator_is_tested():
+    texts = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
+    names = {name.rpartition(".")[2] for name in supported() if name.startswith("sklearn.")}
+    untested = sorted(name for name in names if not name.startswith("_") and name not in texts)
+    assert not untested

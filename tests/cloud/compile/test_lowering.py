@@ -3,7 +3,7 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.manifold import TSNE
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -80,8 +80,11 @@ def test_a_transformer_must_transform():
         to_tflite(model, example=X)
 
 
-def test_a_search_stands_for_its_best_estimator():
-    search = GridSearchCV(make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": [0.1, 10]})
+@pytest.mark.parametrize(
+    "make", [GridSearchCV, lambda *p: RandomizedSearchCV(*p, n_iter=2, random_state=0)]
+)
+def test_a_search_stands_for_its_best_estimator(make):
+    search = make(make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": [0.1, 10]})
     search.fit(X, X[:, 1])
     compiled = to_tflite(search, example=X)
     np.testing.assert_allclose(compiled.run(X)["value"], search.predict(X), atol=1e-5)

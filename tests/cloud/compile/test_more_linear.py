@@ -130,6 +130,7 @@ def test_independent_components(whiten, tflite214):
         fs.SelectFwe(alpha=0.9),
         fs.GenericUnivariateSelect(mode="k_best", param=2),
         fs.RFE(lm.LogisticRegression(max_iter=50), n_features_to_select=2),
+        fs.RFECV(lm.LogisticRegression(max_iter=50), cv=2),
         fs.SequentialFeatureSelector(lm.LogisticRegression(max_iter=50), cv=2),
     ],
     ids=lambda selector: type(selector).__name__,

@@ -4,7 +4,7 @@ Each model is fitted once, and every contender gets that same model. Contenders 
 burst by burst, so that what else the machine does hits all of them; what is shown are medians over
 single calls on one thread. Prints a Markdown table; `run.py` calls it.
 
-    python tools/bench/classical.py .venv-peers/bin/python
+    python tools/bench/classical.py .venv-peers/bin/python .venv-peers-hummingbird/bin/python
 """
 
 import json
@@ -161,8 +161,9 @@ def table(title: str, results: list[Result], rows: int) -> str:
 
 def main() -> None:
     """Print all tables."""
-    ours, peers = Worker(sys.executable), Worker(sys.argv[1])
-    workers = dict.fromkeys(OURS, ours) | dict.fromkeys(PEERS, peers)
+    ours = Worker(sys.executable)
+    peers = {name: Worker(python) for name, python in zip(PEERS, sys.argv[1:], strict=True)}
+    workers = dict.fromkeys(OURS, ours) | peers
     with tempfile.TemporaryDirectory() as folder:
         for data_name, load in DATA.items():
             X, y = load(return_X_y=True)
@@ -176,8 +177,8 @@ def main() -> None:
                 model = make().fit(train, target)
                 joblib.dump({"model": model, "train": train, "test": test}, case)
                 print(table(title, measure(case, workers), len(test)), flush=True)
-    ours.close()
-    peers.close()
+    for worker in (ours, *peers.values()):
+        worker.close()
 
 
 if __name__ == "__main__":

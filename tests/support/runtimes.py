@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -29,8 +30,7 @@ def environment() -> Path:
     """Return the environment's Python; make the environment if it is not there."""
     python = ENVIRONMENT / "bin" / "python"
     done = ENVIRONMENT / "complete"
-    ROOT.joinpath(".venv-tflite-2.14.lock").touch()
-    with ROOT.joinpath(".venv-tflite-2.14.lock").open("w") as lock:
+    with Path(tempfile.gettempdir(), "fieldloop-tflite-2.14.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run side by side
         if not done.exists():
             venv.create(ENVIRONMENT, clear=True, with_pip=True)

@@ -61,10 +61,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from fieldloop.errors import UnsupportedError
 from fieldloop.manifest import Precision
+from fieldloop_cloud.compile.affine import emit_product
 from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.thresholds import ThresholdTable
-from fieldloop_cloud.compile.value import Value, emit_product
+from fieldloop_cloud.compile.value import Value
 
 Outputs = Mapping[str, Tensor | Value]
 """Named by role; see the module's docstring."""

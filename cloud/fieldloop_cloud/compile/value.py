@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop_cloud.compile.affine import Affine, joined
 from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.rows import Vocabulary
 from fieldloop_cloud.compile.tensor import Tensor
@@ -32,36 +33,6 @@ Table = Any
 
 Reference = Callable[[NDArray[Any]], Table]
 """From rows of the model's input tensor to the table that scikit-learn has at this place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """value = base · matrix + offset, all float64.
-
-    Attributes:
-        base: The table it is a function of; never affine itself.
-        offset: (width,).
-        source: For an elementwise map the base column of each column, else None.
-        scale: For an elementwise map the factor of each column, else None.
-        dense: For any other map the matrix (base.width, width), else None.
-    """
-
-    base: "Value"
-    offset: NDArray[np.float64]
-    source: NDArray[np.intp] | None = None
-    scale: NDArray[np.float64] | None = None
-    dense: NDArray[np.float64] | None = None
-
-    @property
-    def matrix(self) -> NDArray[np.float64]:
-        """The map as a matrix (base.width, width)."""
-        if self.dense is not None:
-            return self.dense
-        assert self.source is not None
-        assert self.scale is not None
-        matrix = np.zeros((self.base.width, len(self.source)))
-        matrix[self.source, np.arange(len(self.source))] = self.scale
-        return matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +86,7 @@ class Value:
             centre = self.example_mean.astype(np.float32)
             table = self.tensor()
             return (g.sub(table, centre) if centre.any() else table), centre.astype(np.float64)
-        assert self.affine.scale is not None
-        base = self.affine.base
-        centre = base.example_mean.astype(np.float32)
-        table = base.tensor()
-        if centre.any():
-            table = g.sub(table, centre)
-        table = _pick(g, table, self.affine.source, base.width)
-        if (self.affine.scale != 1).any():
-            table = g.mul(table, np.float32(self.affine.scale))
-        picked = centre.astype(np.float64)[self.affine.source]
-        return table, picked * self.affine.scale + self.affine.offset
+        return self.affine.emit_around(g, self.affine.base.example_mean[self.affine.source])
 
     @cached_property
     def example_table(self) -> NDArray[np.float64]:
@@ -159,38 +120,20 @@ class Value:
         """Return value · scale + offset, elementwise; scale (width,) or a number."""
         factor = np.broadcast_to(np.asarray(scale, np.float64), (self.width,))
         shift = np.broadcast_to(np.asarray(offset, np.float64), (self.width,))
-        inner = self._as_affine()
-        if inner.source is not None and inner.scale is not None:
-            affine = Affine(
-                inner.base,
-                inner.offset * factor + shift,
-                source=inner.source,
-                scale=inner.scale * factor,
-            )
-        else:
-            affine = Affine(inner.base, inner.offset * factor + shift, dense=inner.matrix * factor)
         raw = tuple(r if f > 0 else None for r, f in zip(self.raw, factor, strict=True))
-        return self._derive(affine, raw)
+        return self._derive(self._as_affine().scaled(factor, shift), raw)
 
     def projected(self, matrix: Any, offset: Any = 0.0) -> "Value":
         """Return value · matrix + offset; matrix (width, k)."""
         weights = np.asarray(matrix, np.float64)
         shift = np.broadcast_to(np.asarray(offset, np.float64), (weights.shape[1],))
-        inner = self._as_affine()
-        affine = Affine(inner.base, inner.offset @ weights + shift, dense=inner.matrix @ weights)
+        affine = self._as_affine().projected(weights, shift)
         return self._derive(affine, (None,) * weights.shape[1])
 
     def take(self, columns: Sequence[int] | NDArray[Any]) -> "Value":
         """Return some columns, in the order given; keeps reference, raw and categories."""
         at = np.asarray(columns, np.intp)
-        inner = self._as_affine()
-        if inner.source is not None and inner.scale is not None:
-            affine = Affine(
-                inner.base, inner.offset[at], source=inner.source[at], scale=inner.scale[at]
-            )
-        else:
-            affine = Affine(inner.base, inner.offset[at], dense=inner.matrix[:, at])
-        made = self._derive(affine, tuple(self.raw[i] for i in at))
+        made = self._derive(self._as_affine().take(at), tuple(self.raw[i] for i in at))
         reference = self.reference
         return replace(
             made,
@@ -241,11 +184,7 @@ class Value:
         return replace(self, reference=reference, vocabularies=vocabularies)
 
     def _as_affine(self) -> Affine:
-        if self.affine is not None:
-            return self.affine
-        return Affine(
-            self, np.zeros(self.width), source=np.arange(self.width), scale=np.ones(self.width)
-        )
+        return Affine.identity(self) if self.affine is None else self.affine
 
     def _derive(self, affine: Affine, raw: tuple[int | None, ...]) -> "Value":
         width = len(affine.offset)
@@ -256,7 +195,7 @@ class Value:
             example=self.example,
             entrance=self.entrance,
             raw=raw,
-            build=lambda: _emit_affine(self.graph, affine),
+            build=lambda: affine.emit(self.graph),
             vocabularies=(None,) * width,
             probes=self.probes,
             affine=affine,
@@ -274,20 +213,12 @@ def side_by_side(values: Sequence[Value]) -> Value:
     first = values[0]
     if len(values) == 1:
         return first
-    parts = [value._as_affine() for value in values]  # noqa: SLF001 - this module's own
-    affine = None
-    if all(p.source is not None and p.base is parts[0].base for p in parts):
-        affine = Affine(
-            parts[0].base,
-            np.concatenate([p.offset for p in parts]),
-            source=np.concatenate([p.source for p in parts if p.source is not None]),
-            scale=np.concatenate([p.scale for p in parts if p.scale is not None]),
-        )
+    affine = joined([value._as_affine() for value in values])  # noqa: SLF001 - this module's own
     graph = first.graph
 
     def build() -> Tensor:
         if affine is not None:
-            return _emit_affine(graph, affine)
+            return affine.emit(graph)
         return graph.concat([value.tensor() for value in values if value.width], axis=1)
 
     return Value(
@@ -303,53 +234,6 @@ def side_by_side(values: Sequence[Value]) -> Value:
         probes=first.probes,
         affine=affine,
     )
-
-
-def _emit_affine(g: Graph, affine: Affine) -> Tensor:
-    """Emit the table. The centre goes first: near it the float32 difference is exact."""
-    base = affine.base
-    if affine.scale is None or affine.source is None:
-        return emit_product(g, base, affine.matrix, affine.offset)
-    table = _pick(g, base.tensor(), affine.source, base.width)
-    safe = np.where(affine.scale == 0, 1.0, affine.scale)
-    centre = np.where(affine.scale == 0, 0.0, -affine.offset / safe).astype(np.float32)
-    rest = affine.offset + centre.astype(np.float64) * affine.scale
-    if centre.any():
-        table = g.sub(table, centre)
-    if (affine.scale != 1).any():
-        table = g.mul(table, np.float32(affine.scale))
-    return g.add(table, np.float32(rest)) if np.float32(rest).any() else table
-
-
-FAR = 2.0
-"""A column further from zero than this many of its own spreads is centred before a product."""
-
-
-def emit_product(
-    g: Graph,
-    base: Value,
-    matrix: NDArray[np.float64],
-    offset: NDArray[np.float64],
-    weights: Callable[[NDArray[np.float64]], Tensor] | None = None,
-) -> Tensor:
-    """Emit base · matrix + offset as one FULLY_CONNECTED, after a centring SUB where it matters."""
-    mean = base.example_mean
-    table = base.tensor()
-    if (
-        len(base.example_table)
-        and (np.abs(mean) > FAR * np.nanstd(base.example_table, axis=0)).any()
-    ):
-        centre = mean.astype(np.float32)
-        table = g.sub(table, centre)
-        offset = offset + centre.astype(np.float64) @ matrix
-    filters = np.ascontiguousarray(matrix.T)
-    return g.fully_connected(table, weights(filters) if weights else filters, offset)
-
-
-def _pick(g: Graph, table: Tensor, source: NDArray[np.intp] | None, width: int) -> Tensor:
-    if source is None or np.array_equal(source, np.arange(width)):
-        return table
-    return g.gather(table, np.asarray(source, np.int32), axis=1)
 
 
 def _columns(table: Table, at: NDArray[np.intp]) -> Table:

@@ -1,4 +1,4 @@
-"""Fresh environments with nothing but the device package, kept between runs.
+"""Fresh environments with nothing but one of our packages, kept between runs.
 
 They stand in the repository's root and are made again when a package's metadata changes; the
 package itself is built and installed anew in every session.
@@ -21,10 +21,12 @@ ROOT = Path(__file__).parents[2]
 _INSTALL_TIMEOUT_S = 600
 _STAMP = "installed.sha256"
 
+FOLDERS = {"fieldloop": "sdk", "fieldloop_device": "device", "fieldloop_cloud": "cloud"}
+
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment in which only the device package was installed."""
+    """A virtual environment in which only one package (and the SDK) was installed."""
 
     path: Path
 
@@ -67,11 +69,12 @@ def _pip(python, *arguments):
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory):
-    """The wheels of the SDK and the device, built as for a release."""
+    """The wheels of all packages, built as for a release."""
     directory = tmp_path_factory.mktemp("wheels")
-    _pip(sys.executable, "wheel", "-q", "--no-deps", "-w", directory, ROOT / "sdk", ROOT / "device")
+    sources = [ROOT / folder for folder in FOLDERS.values()]
+    _pip(sys.executable, "wheel", "-q", "--no-deps", "-w", directory, *sources)
     found = {path.name.split("-")[0]: path for path in directory.glob("*.whl")}
-    assert sorted(found) == ["fieldloop", "fieldloop_device"]
+    assert sorted(found) == sorted(FOLDERS)
     return found
 
 
@@ -84,9 +87,10 @@ def _constraints(extra_pins, tmp_path):
     return path
 
 
-def _environment(name, wheels, extra, pins, tmp_path) -> Environment:
+def _environment(name, wheels, package, tmp_path, *, extra="", pins=()) -> Environment:
     environment = Environment(ROOT / f".venv-budget-{name}")
-    metadata = [ROOT / package / "pyproject.toml" for package in ("sdk", "device")]
+    ours = {"fieldloop": wheels["fieldloop"], package: wheels[package]}
+    metadata = [ROOT / FOLDERS[item] / "pyproject.toml" for item in ours]
     content = b"".join(path.read_bytes() for path in [*metadata, ROOT / "constraints.txt"])
     wanted = hashlib.sha256(content + f"{sys.version}{extra}{pins}".encode()).hexdigest()
     stamp = environment.path / _STAMP
@@ -96,24 +100,34 @@ def _environment(name, wheels, extra, pins, tmp_path) -> Environment:
         if not stamp.exists() or stamp.read_text() != wanted:
             venv.create(environment.path, clear=True, with_pip=True)
             constraints = _constraints(pins, tmp_path)
-            device = f"{wheels['fieldloop_device']}{extra}"
-            arguments = ("-q", "-c", constraints, wheels["fieldloop"], device, *pins)
-            _pip(environment.python, "install", *arguments)
+            wanted_wheels = (ours["fieldloop"], f"{ours[package]}{extra}")
+            _pip(environment.python, "install", "-q", "-c", constraints, *wanted_wheels, *pins)
             stamp.write_text(wanted)
-        _pip(
-            environment.python, "install", "-q", "--no-deps", "--force-reinstall", *wheels.values()
-        )
+        again = ("-q", "--no-deps", "--force-reinstall", *ours.values())
+        _pip(environment.python, "install", *again)
     return environment
 
 
 @pytest.fixture(scope="session")
 def litert(wheels, tmp_path_factory):
     """`pip install fieldloop-device` as it comes: with LiteRT."""
-    return _environment("litert", wheels, "", (), tmp_path_factory.mktemp("litert"))
+    return _environment("litert", wheels, "fieldloop_device", tmp_path_factory.mktemp("litert"))
 
 
 @pytest.fixture(scope="session")
 def tflite(wheels, tmp_path_factory):
     """`pip install fieldloop-device[tflite]` with NumPy 1.26."""
-    pins = ("numpy==1.26.4",)
-    return _environment("tflite", wheels, "[tflite]", pins, tmp_path_factory.mktemp("tflite"))
+    return _environment(
+        "tflite",
+        wheels,
+        "fieldloop_device",
+        tmp_path_factory.mktemp("tflite"),
+        extra="[tflite]",
+        pins=("numpy==1.26.4",),
+    )
+
+
+@pytest.fixture(scope="session")
+def workstation(wheels, tmp_path_factory):
+    """`pip install fieldloop-cloud` as it comes: without the extra for nets."""
+    return _environment("cloud", wheels, "fieldloop_cloud", tmp_path_factory.mktemp("cloud"))

@@ -4,6 +4,7 @@ The converter can abort the whole process (LLVM ERROR); then only the precision 
 is lost, with a typed reason, and the others are converted by a fresh process.
 """
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,15 @@ class Converted:
 
     models: dict[Precision, bytes]
     failures: dict[Precision, str]
+
+
+INSTALL_DEEP = "pip install 'fieldloop-cloud[deep]'"
+
+
+def missing_packages() -> str:
+    """Say which packages for nets are not installed; empty if none."""
+    missing = [name for name in ("tensorflow", "keras") if not importlib.util.find_spec(name)]
+    return f"{' and '.join(missing)} not installed" if missing else ""
 
 
 def write_job(job: Path, model: str, precisions: tuple[Precision, ...]) -> None:

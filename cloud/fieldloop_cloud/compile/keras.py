@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.codec import Codec, dequantize
-from fieldloop.errors import DataError, GateError, UnsupportedError
+from fieldloop.errors import DataError, EnvironmentFaultError, GateError, UnsupportedError
 from fieldloop.interpreter import open_engine
 from fieldloop.manifest import Precision
 from fieldloop.signature import (
@@ -24,7 +24,14 @@ from fieldloop.signature import (
     TensorSpec,
 )
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
-from fieldloop_cloud.compile.conversion import WORKER, collect, failure, write_job
+from fieldloop_cloud.compile.conversion import (
+    INSTALL_DEEP,
+    WORKER,
+    collect,
+    failure,
+    missing_packages,
+    write_job,
+)
 from fieldloop_cloud.compile.worker import Progress, last_line, quiet, run_worker
 
 CONVERT_TIMEOUT_S = 600.0
@@ -65,7 +72,13 @@ def compile_keras(
         UnsupportedError: A layer or a form of model that does not convert to builtin ops.
         GateError: The flatbuffer's answers deviate from the model's.
         ModelRuntimeError: The converter aborted or ran out of time.
+        EnvironmentFaultError: The packages for nets are not installed.
     """
+    if missing := missing_packages():
+        raise EnvironmentFaultError(
+            f"a Keras model cannot be compiled here: {missing}",
+            advice=f"Install the packages for nets: {INSTALL_DEEP}.",
+        )
     rows = np.asarray(example, dtype=np.float32)
     if not len(rows):
         raise DataError("an example of no rows shows nothing", advice="Give at least one row.")

@@ -5,7 +5,6 @@ holds no data and trains nothing. The portfolio is short on purpose: a few setti
 on most data beat a search on small budgets.
 """
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fieldloop.errors import ConfigError, GateError
+from fieldloop_cloud.compile.conversion import INSTALL_DEEP, missing_packages
 from fieldloop_cloud.data.dataset import Dataset, DataTask
 
 Settings = dict[str, Any]
@@ -53,10 +53,8 @@ class Candidate:
             return ""
         if dataset.kind != "image":
             return "it needs images"
-        missing = [name for name in ("tensorflow", "keras") if not importlib.util.find_spec(name)]
-        if missing:
-            return f"{' and '.join(missing)} not installed: pip install 'fieldloop-cloud[deep]'"
-        return ""
+        missing = missing_packages()
+        return f"{missing}: {INSTALL_DEEP}" if missing else ""
 
 
 def portfolio(names: tuple[str, ...] | None = None) -> tuple[Candidate, ...]:

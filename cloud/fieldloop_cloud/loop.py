@@ -168,6 +168,7 @@ def run_loop(
             budget_s=settings.train_budget_s,
             seed=settings.seed,
             out=out / "runs" / "second",
+            epsilon=settings.epsilon,
             progress=progress,
         )
         test.tell(second.gate.sentence)

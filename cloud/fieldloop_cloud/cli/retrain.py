@@ -6,7 +6,14 @@ import click
 from rich.console import Console
 
 from fieldloop_cloud.cli.output import DURATION, emit, home_option, json_option, progress_bar
-from fieldloop_cloud.cli.train import check_new_run, data_options, load_data, run_summary, show_run
+from fieldloop_cloud.cli.train import (
+    check_new_run,
+    data_options,
+    epsilon_option,
+    load_data,
+    run_summary,
+    show_run,
+)
 from fieldloop_cloud.fleet.store import Store
 from fieldloop_cloud.release.home import Home
 
@@ -20,6 +27,7 @@ from fieldloop_cloud.release.home import Home
 @click.option(
     "--candidate", "candidates", multiple=True, help="Family to try; by default the champion's."
 )
+@epsilon_option
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory for the new run."
 )
@@ -32,6 +40,7 @@ def retrain_command(
     budget: float,
     seed: int,
     candidates: tuple[str, ...],
+    epsilon: float,
     out: Path,
     home: Home,
     as_json: bool,
@@ -60,6 +69,7 @@ def retrain_command(
             seed=seed,
             out=out,
             candidates=candidates or None,
+            epsilon=epsilon,
             progress=progress,
         )
     challenger = done.require()

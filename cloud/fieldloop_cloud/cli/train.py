@@ -41,6 +41,18 @@ def data_options(command: Command) -> Command:
     return command
 
 
+def epsilon_option(command: Command) -> Command:
+    """Add `--epsilon`: what a smaller precision may cost."""
+    return click.option(
+        "--epsilon",
+        type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+        default=0.01,
+        show_default=True,
+        help="Largest loss of score that a smaller precision may cost: 0.01 is one point of "
+        "accuracy. The smaller, the more rows are needed to prove it.",
+    )(command)
+
+
 @click.command("train")
 @click.argument("data")
 @data_options
@@ -50,6 +62,7 @@ def data_options(command: Command) -> Command:
 @click.option(
     "--candidate", "candidates", multiple=True, help="Only this model family; may be repeated."
 )
+@epsilon_option
 @click.option(
     "-o",
     "--out",
@@ -65,6 +78,7 @@ def train_command(
     budget: float,
     seed: int,
     candidates: tuple[str, ...],
+    epsilon: float,
     out: Path,
     as_json: bool,
     **source: object,
@@ -86,6 +100,7 @@ def train_command(
             seed=seed,
             out=out,
             candidates=candidates or None,
+            epsilon=epsilon,
             progress=progress,
         )
     emit(run_summary(run), as_json=as_json, text=lambda console: show_run(run, console))

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop.errors import ConfigError
 from fieldloop.manifest import Precision
 
 Verdict = Literal["reference", "accepted", "refused", "not proven"]
@@ -99,6 +100,20 @@ def paired_drop_high(
     # At the estimate itself the variance may be zero, which is a root but not the limit.
     estimate = net / row_count + _TINY
     return float(brentq(excess, estimate, 1.0 - _TINY, xtol=1e-10))
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Refuse an epsilon that is no share.
+
+    Raises:
+        ConfigError: It is not between 0 and 1.
+    """
+    if not 0 < epsilon < 1:
+        raise ConfigError(
+            f"an epsilon of {epsilon} is no share of the score",
+            where="epsilon",
+            advice="Give a number between 0 and 1; 0.01 is one point of accuracy.",
+        )
 
 
 def rows_needed(epsilon: float) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.errors import DataError
+from fieldloop_cloud.compile.quantize import EPSILON
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.fleet.challenge import ALPHA, ChallengeResult, challenge
@@ -88,6 +89,7 @@ def retrain(
     out: Path | str | None = None,
     candidates: Sequence[str] | None = None,
     alpha: float = ALPHA,
+    epsilon: float = EPSILON,
     progress: Progress = quiet,
 ) -> Retrained:
     """Train a challenger on old and field data and compare it with the champion.
@@ -102,6 +104,7 @@ def retrain(
         out: Directory for the challenger's run.
         candidates: Families to try; by default the champion's own. `train` knows their names.
         alpha: Level of the test that the challenger is better.
+        epsilon: Largest loss of score that a quantized variant may show.
         progress: As for `train`.
 
     Raises:
@@ -119,6 +122,7 @@ def retrain(
         out=out,
         candidates=candidates or (champion.chosen.candidate,),
         metric=champion.metric,
+        epsilon=epsilon,
         progress=progress,
     )
     gate = challenge(champion.chosen, challenger.chosen, field.audit, alpha=alpha)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from fieldloop.errors import ConfigError
-from fieldloop_cloud.compile.quantize import EPSILON
+from fieldloop_cloud.compile.quantize import EPSILON, check_epsilon
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.split import three_way
@@ -60,7 +60,8 @@ def train(
         The run: every measured variant, the chosen one and why.
 
     Raises:
-        ConfigError: An unknown device, candidate or metric, or a budget that is not positive.
+        ConfigError: An unknown device, candidate or metric, a budget that is not positive, or an
+            epsilon that is no share.
         DataError: Data that cannot be split.
         EnvironmentFaultError: `out` cannot be written; found out before anything is trained.
         GateError: Nothing fits the device, or nothing beats the dummy model.
@@ -68,6 +69,7 @@ def train(
     started = time.monotonic()
     if not budget_s > 0:
         raise ConfigError(f"a budget of {budget_s} s is no time", advice="Give seconds above 0.")
+    check_epsilon(epsilon)
     target = device if isinstance(device, Target) else load_target(device)
     wanted = portfolio(None if candidates is None else tuple(candidates))
     metric = _checked_metric(metric, data)

@@ -47,8 +47,9 @@ def released(tmp_path_factory):
     """A trained, released and flashed model in a home of its own."""
     path = tmp_path_factory.mktemp("story")
     trained = succeeded(
-        "train", "sklearn:iris", "--candidate", "logistic", "-o", path / "runs" / "first"
-    )
+        "train", "sklearn:iris", "--candidate", "logistic", "--epsilon", "0.03", "-o",
+        path / "runs" / "first",
+    )  # fmt: skip
     made = succeeded(
         "bundle", path / "runs" / "first", "--name", "iris", "--home", path / "fleet", "-o",
         path / "iris.flb",
@@ -61,6 +62,7 @@ def test_a_run_its_bundle_and_the_flashed_device_are_one_model(released, tmp_pat
     run = Run.load(path / "runs" / "first")
     assert trained["chosen"] == run.chosen.name
     assert {item["name"] for item in trained["front"]} == {item.name for item in run.front}
+    assert {item["gate"]["epsilon"] for item in trained["front"]} == {0.0, 0.03}
     assert Path(trained["report"]).is_file()
     home = Home(path / "fleet")
     trust = TrustPolicy(keys=(PublicKey.from_pem(home.public_key_file.read_bytes()),))
@@ -215,7 +217,8 @@ def test_labels_come_back_and_a_better_challenger_replaces_the_champion(released
         writer.writerows({**line, "label": truth[line["sample_id"]]} for line in lines)
     assert succeeded("label", "import", exported, *at_home)["label_count"] == 200
     first, second = path / "runs" / "first", path / "runs" / "second"
-    done = succeeded("retrain", first, "sklearn:iris", "-o", second, *at_home)
+    done = succeeded("retrain", first, "sklearn:iris", "--epsilon", "0.03", "-o", second, *at_home)
+    assert 0.03 in {item["gate"]["epsilon"] for item in done["front"]}
     assert done["gate"]["accepted"]
     made = succeeded("bundle", second, *at_home)
     assert (made["release"], made["name"]) == (2, "second")

@@ -59,8 +59,9 @@ def _field(data: Dataset, count: int, *, shift=SHIFT, policy="random", seed=0):
 def test_a_challenger_that_knows_the_changed_field_is_accepted_with_its_evidence(
     data, champion, tmp_path
 ):
-    done = retrain(champion, data, _field(data, 240), out=tmp_path / "second")
+    done = retrain(champion, data, _field(data, 240), out=tmp_path / "second", epsilon=0.04)
     assert done.accepted
+    assert 0.04 in {item.gate.epsilon for item in done.challenger.front}
     assert done.gate.challenger_score > done.gate.champion_score + 0.1
     assert done.gate.p_value < 0.05
     assert done.gate.row_count + done.field_row_count == 240

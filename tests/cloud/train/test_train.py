@@ -279,6 +279,8 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path):
         ({"candidates": ["gpt"]}, "no candidate gpt"),
         ({"metric": "loss"}, "'loss' cannot decide"),
         ({"budget_s": 0.0}, "is no time"),
+        ({"epsilon": 0.0}, "no share"),
+        ({"epsilon": 1.0}, "no share"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_runs(options, said):

@@ -90,9 +90,11 @@ def make_device(path: Path, port: int) -> Device:
 
 def stored_numbers(device: Device) -> set[tuple[int, int]]:
     """What the outbox holds right now, read as after a power cut."""
-    with contextlib.closing(sqlite3.connect(device.root.outbox)) as connection:
-        with contextlib.suppress(sqlite3.OperationalError):  # killed before its first table
-            return set(connection.execute("SELECT boot, seq FROM message"))
+    with (
+        contextlib.closing(sqlite3.connect(device.root.outbox)) as connection,
+        contextlib.suppress(sqlite3.OperationalError),  # killed before its first table
+    ):
+        return set(connection.execute("SELECT boot, seq FROM message"))
     return set()
 
 

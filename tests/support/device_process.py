@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 class DeviceProcess:
@@ -66,7 +66,7 @@ class DeviceProcess:
                 continue
         return code
 
-    def __enter__(self) -> "DeviceProcess":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

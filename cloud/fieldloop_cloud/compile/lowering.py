@@ -182,6 +182,8 @@ class Context:
 
     def thresholds(self, value: Value) -> ThresholdTable:
         """Return the table to compare with thresholds and the rule that moves them there."""
+        # A column that is computed in float32 may fall on the other side of a threshold next to it.
+        self.unsteady = self.unsteady or any(raw is None for raw in value.raw)
         return ThresholdTable.of(value)
 
     def weights(self, table: Any, *, name: str = "weights") -> Tensor:

@@ -8,7 +8,7 @@ categories.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -163,6 +163,13 @@ class Rows:
         for place, cell in enumerate(cells):
             table[:, place] = cell
         return table
+
+    def in_float64(self) -> "Rows":
+        """Return the same form with float64 where scikit-learn got float32."""
+        wide = tuple(
+            np.dtype(np.float64) if dtype == np.float32 else dtype for dtype in self.dtypes
+        )
+        return replace(self, dtypes=wide)
 
     def encode(self, X: Any) -> NDArray[np.float32]:
         """Return raw rows as input rows; unknown categories become -1."""

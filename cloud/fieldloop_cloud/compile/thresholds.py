@@ -153,6 +153,20 @@ def _bisect(
     return found, _nan_images(value)[columns]
 
 
+def _halved(
+    value: Value, rows: NDArray[Any], columns: NDArray[np.intp], candidates: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return each row's image in its own column; infinite where scikit-learn refuses the row."""
+    try:
+        return np.asarray(host_array(value.reference(rows))[np.arange(len(rows)), columns])
+    except ValueError:
+        if len(rows) == 1:
+            return np.copysign(np.inf, candidates.astype(np.float64))
+    half = len(rows) // 2
+    parts = [slice(None, half), slice(half, None)]
+    return np.concatenate([_halved(value, rows[p], columns[p], candidates[p]) for p in parts])
+
+
 def _nan_images(value: Value) -> NDArray[np.float64]:
     """What each column becomes when every input is missing; NaN if scikit-learn refuses NaN."""
     missing = np.full((1, value.example.shape[1]), np.nan, np.float32)
@@ -198,7 +212,12 @@ def _questions(
         rows = np.repeat(filler[None], order.max() + 1, axis=0)
         rows[order, raw] = candidates
         with np.errstate(all="ignore"):
-            table = host_array(value.reference(rows))[order, columns]
+            try:
+                table = host_array(value.reference(rows))[order, columns]
+            except ValueError:  # a number so large that scikit-learn refuses it
+                alone = np.repeat(filler[None], len(raw), axis=0)
+                alone[np.arange(len(raw)), raw] = candidates
+                table = _halved(value, alone, columns, candidates)
             image = table.astype(np.float32).astype(np.float64)
         return np.asarray((image if compared_as == "float32" else table) <= limit)
 

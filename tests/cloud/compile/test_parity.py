@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.linear_model import GammaRegressor, LinearRegression, LogisticRegression
+from sklearn.linear_model import (
+    GammaRegressor,
+    LinearRegression,
+    LogisticRegression,
+    RidgeClassifier,
+)
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures, PowerTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from fieldloop.errors import DataError, GateError
@@ -145,3 +150,18 @@ def test_a_probe_beyond_float32_is_no_reason_to_refuse_but_a_row_is():
     assert np.isfinite(model.predict(far)).all()
     with pytest.raises(GateError, match="value"):
         to_tflite(model, example=far)
+
+
+def test_the_rounding_of_scikit_learn_in_float32_is_not_held_against_us():
+    far = (X + np.array([3e4, 0.0, 0.0])).astype(np.float32)
+    model = make_pipeline(MinMaxScaler(), RidgeClassifier()).fit(far, Y)
+    there = np.abs(model.decision_function(far) - model.decision_function(far.astype(float)))
+    assert there.max() > 2e-5  # its own two answers are further apart than our limit
+    compiled = to_tflite(model, example=far)
+    wanted = model.decision_function(far.astype(float))
+    np.testing.assert_allclose(compiled.run(far)["decision"], wanted, atol=2e-5)
+
+
+def test_numbers_that_overflow_on_the_way_to_a_threshold_do_not_stop_the_search():
+    model = make_pipeline(PowerTransformer(), DecisionTreeClassifier(random_state=0)).fit(X, Y)
+    assert to_tflite(model, example=X).evidence.label_changes == 0

@@ -87,6 +87,8 @@ def _classical(candidate: Candidate, bench: Bench) -> Trained:
             fitted.model,
             example=features(bench.train),
             precision=precision,
+            # A class that no training row has would shift the names of those after it.
+            labels=bench.train.labels or None,
             held_out=features(bench.validation),
         )
         return _named(made, bench.train)

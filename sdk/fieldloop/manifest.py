@@ -51,7 +51,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         precision: How it was quantized; its file is `model.<precision>.tflite`.
         min_runtime: Lowest TFLite runtime that has every op version, for example `2.14.0`.
         op_versions: Highest version of each builtin op used.
-        score: Score on the sealed test set in the run's metric; None if not measured.
+        score: Score on the sealed test set (for a model trained elsewhere: on its reference rows)
+            in the lineage's metric; None if not measured.
         latency_p50_ms: As measured on the workstation or on the target.
         latency_p90_ms: The same.
         signature: The variant's own signature; None if it is the bundle's.
@@ -115,12 +116,13 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Where a model comes from, so that anybody can ask why it is on a device.
 
     Attributes:
-        data_sha256: Hash of the data set's content.
-        split_sha256: Hash of the split's row numbers.
+        data_sha256: Hash of the data set's content; for a model trained elsewhere of its
+            reference rows.
+        split_sha256: Hash of the split's row numbers; empty if there was none.
         calibration_sha256: Hash of the calibration rows; empty if none were needed.
         candidate: Name of the chosen candidate, for example `random-forest`.
         parameters: Its hyper-parameters as text.
-        metric: The score's name.
+        metric: The score's name; empty without a score.
         gate: Evidence of the gates: name to sentence.
         parent_sha256: Bundle that this one replaces; empty for the first.
         tools: Version of every tool that had a part in it.

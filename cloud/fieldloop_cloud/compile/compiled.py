@@ -43,6 +43,16 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     limit: dict[str, float] = {}
     input_label_changes: int = 0
 
+    @property
+    def sentence(self) -> str:
+        """The comparison in one sentence, for a lineage."""
+        worst = max(self.deviation.values(), default=0.0)
+        return (
+            f"compared with its original ({self.original}) on {self.row_count} rows and "
+            f"{self.probe_count} probes: {self.label_changes} labels changed, largest "
+            f"deviation {worst:.1e}"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
@@ -83,7 +93,15 @@ class Compiled:
         Raises:
             SignatureError: A row does not fit the signature.
         """
-        return self.run_encoded(self.codec.encode_rows(self._rows(X)))
+        return self.run_encoded(self.encode(X))
+
+    def encode(self, X: Any) -> NDArray[np.float32]:
+        """Return raw rows, as `run` takes them, as the numbers that the model works on.
+
+        Raises:
+            SignatureError: A row does not fit the signature.
+        """
+        return self.codec.encode_rows(self._rows(X))
 
     def _rows(self, X: Any) -> Any:
         """Return rows for the codec; a DataFrame's columns are found by name."""

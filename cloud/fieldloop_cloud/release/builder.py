@@ -1,13 +1,14 @@
-"""Build a release: a finished run becomes one signed, published bundle.
+"""Build a release: a finished run or a compiled model becomes one signed, published bundle.
 
-The way: take the run's shippable variants, keep those that every device class can run, give the
-bundle the next release number, pack and sign it, read it back as a device would, and only then
-publish it under its hash. The same run, key, name and number give the same bytes.
+The way: take the shippable variants, keep those that every device class can run, give the bundle
+the next release number, pack and sign it, read it back as a device would, and only then publish it
+under its hash. The same model, key, name and number give the same bytes.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,14 +16,17 @@ from fieldloop.bundle import pack, sha256_hex, unpack
 from fieldloop.errors import BundleError, CompatibilityError, ConfigError
 from fieldloop.integrity import SigningKey, TrustPolicy
 from fieldloop.manifest import Precision, Variant
+from fieldloop.signature import Signature
+from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.inspect import ModelFacts, inspect
 from fieldloop_cloud.compile.runtimes import min_runtime
 from fieldloop_cloud.files import write_file
+from fieldloop_cloud.release.contents import Contents, Shipped, contents_of_run
 from fieldloop_cloud.release.counter import next_release
 from fieldloop_cloud.release.home import Home
+from fieldloop_cloud.release.own_model import contents_of_model
 from fieldloop_cloud.release.signing import signing_key
 from fieldloop_cloud.release.targets import Target, is_class_name, load_target, version_tuple
-from fieldloop_cloud.select.scored import Scored
 from fieldloop_cloud.train.run import Run
 
 
@@ -52,52 +56,83 @@ class BundleFile:
 
 
 def bundle(
-    run: Run,
+    model: Run | Compiled,
     *,
     name: str,
     home: Home | Path | str,
     device_classes: Sequence[str | Path] = (),
+    reference: Any = None,
+    truth: Any = None,
     parent_sha256: str = "",
     out: Path | None = None,
 ) -> BundleFile:
-    """Sign and publish the chosen model of a run.
+    """Sign and publish the chosen model of a run, or a compiled model of one's own.
 
     Args:
-        run: From `train` or `Run.load`.
+        model: A run, from `train` or `Run.load`; or a compiled model, from `to_tflite`.
         name: The model's name, `[a-z0-9-]{1,64}`.
         home: The fleet's home; made if missing, with its signing key.
         device_classes: Names or TOML paths of the targets; by default the run's own.
+        reference: For a compiled model: ordinary rows, (n, n_features), as given to `to_tflite`
+            (float32 as encoded, or raw: array, list, DataFrame). The field is compared with them
+            and golden answers are drawn from them; best are rows that it was not fitted on.
+        truth: Their labels in the model's own words, or their values, (n,); gives the score, and
+            lets accuracy be estimated in the field.
         parent_sha256: Bundle that this one replaces; empty for the first.
         out: A second place to write the bundle to.
 
     Raises:
-        ConfigError: The name or a device class is wrong.
+        ConfigError: The name or a device class is wrong; a compiled model without device classes
+            or reference rows, or a run with reference rows.
+        DataError: Reference rows or truth that do not fit each other or the model.
+        SignatureError: A reference row that does not fit the model.
         CompatibilityError: No variant runs on every device class; names op, version and runtime.
         EnvironmentFaultError: The home or `out` cannot be written.
     """
     home = home if isinstance(home, Home) else Home(Path(home))
     _check_name(name)
-    targets = [load_target(item) for item in (device_classes or (run.device,))]
-    facts = {item.precision: inspect(item.compiled.tflite) for item in run.chosen_variants}
-    chosen, left_out = _runnable(run.chosen_variants, facts, targets)
+    contents = _contents(model, device_classes, reference, truth)
+    targets = [load_target(item) for item in (device_classes or contents.device_classes)]
+    facts = {item.precision: inspect(item.compiled.tflite) for item in contents.variants}
+    chosen, left_out = _runnable(contents.variants, facts, targets)
     key = signing_key(home.create())
-    lineage = msgspec.structs.replace(
-        run.lineage, parent_sha256=parent_sha256 or run.lineage.parent_sha256
-    )
-    precisions = [item.precision for item in chosen]
+    lineage = contents.lineage
+    signature = chosen[0].compiled.signature
     data = pack(
         name=name,
         release=next_release(home),
         device_classes=tuple(dict.fromkeys(target.name for target in targets)),
-        variants=tuple(_variant(run, item, facts[item.precision]) for item in chosen),
+        variants=tuple(_variant(item, facts[item.precision], signature) for item in chosen),
         models={item.precision: item.compiled.tflite for item in chosen},
-        signature=chosen[0].compiled.signature,
-        profile=run.profile,
-        golden=tuple(item for item in run.golden if item.precision in precisions),
-        lineage=lineage,
+        signature=signature,
+        profile=contents.profile,
+        golden=tuple(item.golden for item in chosen),
+        lineage=msgspec.structs.replace(
+            lineage, parent_sha256=parent_sha256 or lineage.parent_sha256
+        ),
         key=key,
     )
     return _publish(data, key, home, left_out=left_out, out=out)
+
+
+def _contents(
+    model: Run | Compiled, device_classes: Sequence[str | Path], reference: Any, truth: Any
+) -> Contents:
+    if isinstance(model, Compiled):
+        if not device_classes:
+            raise ConfigError(
+                "it is not known which devices may run this model",
+                where="device_classes",
+                advice="Name at least one device class, for example pi4.",
+            )
+        return contents_of_model(model, reference=reference, truth=truth)
+    if reference is not None or truth is not None:
+        raise ConfigError(
+            "a run brings its own reference rows",
+            where="reference",
+            advice="Leave reference and truth out; they are for a compiled model of your own.",
+        )
+    return contents_of_run(model)
 
 
 def _check_name(name: str) -> None:
@@ -108,13 +143,13 @@ def _check_name(name: str) -> None:
         )
 
 
-def _variant(run: Run, item: Scored, facts: ModelFacts) -> Variant:
-    shared = item.compiled.signature == run.signature
+def _variant(item: Shipped, facts: ModelFacts, signature: Signature) -> Variant:
+    shared = item.compiled.signature == signature
     return Variant(
         precision=item.precision,
         min_runtime=facts.min_runtime,
         op_versions=dict(facts.op_versions),
-        score=run.score(item.precision),
+        score=item.score,
         latency_p50_ms=item.latency_p50_ms,
         latency_p90_ms=item.latency_p90_ms,
         signature=None if shared else item.compiled.signature,
@@ -122,10 +157,10 @@ def _variant(run: Run, item: Scored, facts: ModelFacts) -> Variant:
 
 
 def _runnable(
-    variants: Sequence[Scored], facts: Mapping[Precision, ModelFacts], targets: Sequence[Target]
-) -> tuple[list[Scored], dict[str, str]]:
+    variants: Sequence[Shipped], facts: Mapping[Precision, ModelFacts], targets: Sequence[Target]
+) -> tuple[list[Shipped], dict[str, str]]:
     """Keep the variants that every target can run; the others with the reason."""
-    chosen: list[Scored] = []
+    chosen: list[Shipped] = []
     left_out: dict[str, str] = {}
     for item in variants:
         problems = [
@@ -143,7 +178,7 @@ def _runnable(
             + "; ".join(f"{name}: {reason}" for name, reason in left_out.items()),
             where=", ".join(target.name for target in targets),
             advice="Update the runtime of these devices, build one bundle for each device class, "
-            "or train with --device set to the weakest of them.",
+            "or train for (compile to) what the weakest of them runs.",
         )
     return chosen, left_out
 

@@ -69,9 +69,14 @@ class Ending:
             front=tuple(sorted(self.front, key=lambda item: -item.score)),
             chosen=chosen,
             profile=reference_profile(
-                chosen.compiled.signature, bench.train, bench.validation, held_out
+                chosen.compiled.signature,
+                bench.train.X,
+                held_out,
+                bench.validation.y.astype(np.int64) if self.data.labels else None,
             ),
-            golden=tuple(golden_set(item, bench.validation, seed=bench.seed) for item in ship),
+            golden=tuple(
+                golden_set(item.compiled, bench.validation.X, seed=bench.seed) for item in ship
+            ),
             lineage=self._lineage(chosen, ship, scores[chosen.precision]),
         )
 

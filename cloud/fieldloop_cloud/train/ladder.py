@@ -89,14 +89,7 @@ def climb(
 def _gate(compiled: Compiled, said: Answers, reference: Answers | None, bench: Bench) -> Gate:
     truth = bench.validation.y
     if reference is None:
-        evidence = compiled.evidence
-        worst = max(evidence.deviation.values(), default=0.0)
-        sentence = (
-            f"compared with its original ({evidence.original}) on {evidence.row_count} rows and "
-            f"{evidence.probe_count} probes: {evidence.label_changes} labels changed, largest "
-            f"deviation {worst:.1e}"
-        )
-        return reference_gate(evidence.row_count, sentence)
+        return reference_gate(compiled.evidence.row_count, compiled.evidence.sentence)
     if bench.train.task == "regression":
         return regression_gate(
             truth.astype(np.float32),

@@ -24,7 +24,8 @@ class Answers:
     """Answers for n rows.
 
     Attributes:
-        predicted: Class indices (int64) or values (float64), shape (n,).
+        predicted: Class indices (int64) or values (float64), shape (n,); NaN where the model has
+            no single answer for a row (a transformer, several values).
         probabilities: float64 (n, classes); None without such an output.
         outputs: Every output in the signature's order, as real values, shape (n, …).
     """
@@ -94,11 +95,13 @@ def _run(engine: Engine, codec: Codec, rows: NDArray[np.float32]) -> list[NDArra
 
 def _predicted(signature: Signature, outputs: tuple[NDArray[Any], ...]) -> NDArray[Any]:
     by_role = _by_role(signature, outputs)
-    if "label" in by_role:
-        return by_role["label"].reshape(-1).astype(np.int64)
-    if "value" in by_role:
-        return by_role["value"].reshape(-1).astype(np.float64)
-    scores = by_role["probabilities"] if "probabilities" in by_role else by_role["decision"]
+    for role, dtype in (("label", np.int64), ("value", np.float64)):
+        found = by_role.get(role)
+        if found is not None and found.size == len(found):
+            return found.reshape(-1).astype(dtype)
+    scores = by_role.get("probabilities", by_role.get("decision"))
+    if scores is None or "label" in by_role:
+        return np.full(len(outputs[0]), np.nan)
     scores = scores.reshape(len(scores), -1)
     threshold = 0.5 if "probabilities" in by_role else 0.0
     is_single = scores.shape[1] == 1  # a sigmoid, or one decision value
@@ -119,4 +122,6 @@ def _probabilities(
 def _by_role(
     signature: Signature, outputs: tuple[NDArray[Any], ...]
 ) -> dict[str | None, NDArray[Any]]:
-    return {spec.role: output for spec, output in zip(signature.outputs, outputs, strict=True)}
+    """Return the first output of each role: the one that a device reads."""
+    pairs = list(zip(signature.outputs, outputs, strict=True))
+    return {spec.role: output for spec, output in reversed(pairs)}

@@ -1,7 +1,7 @@
 """What the field is compared with: the reference profile, and the golden answers.
 
-Feature histograms come from training rows. Everything about the model's answers comes from the
-validation rows, because a model is surer than it should be on rows that it was fitted on.
+Feature histograms come from training rows. Everything about the model's answers should come from
+rows that it was not fitted on, because it is surer than it should be on the others.
 """
 
 import numpy as np
@@ -19,8 +19,7 @@ from fieldloop.profile import (
 )
 from fieldloop.signature import FeatureSpec, Signature
 from fieldloop.telemetry import CONFIDENCE_EDGES
-from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.select.scored import Scored
+from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.train.measure import Answers, answers, rows_for
 
 GOLDEN_ROWS = 16
@@ -37,32 +36,37 @@ runtime or processor round differently, the more so the coarser the precision.""
 
 
 def reference_profile(
-    signature: Signature, train: Dataset, validation: Dataset, said: Answers
+    signature: Signature,
+    rows: NDArray[np.float32],
+    said: Answers,
+    truth: NDArray[np.int64] | None,
 ) -> ReferenceProfile:
-    """Freeze what training and validation looked like.
+    """Freeze what rows and answers looked like.
 
     Args:
         signature: The chosen variant's.
-        train: Rows that the histograms are made from.
-        validation: Held-out rows.
-        said: The chosen variant's answers on them.
+        rows: Encoded rows that the histograms are made from, (n, …).
+        said: The chosen variant's answers on held-out rows.
+        truth: Their true class indices; None leaves the share of right answers open.
     """
-    quantities = _quantities(signature, train.X)
+    quantities = _quantities(signature, rows)
     class_count = len(signature.labels)
-    if not class_count:
-        return ReferenceProfile(quantities=quantities, row_count=len(train))
+    if not class_count or said.predicted.dtype.kind != "i":
+        return ReferenceProfile(quantities=quantities, row_count=len(rows))
     counts = np.bincount(said.predicted, minlength=class_count)
-    confidence, accuracy = _calibration(validation, said, class_count)
+    confidence, accuracy = _calibration(truth, said, class_count)
     return ReferenceProfile(
         quantities=quantities,
         class_counts=tuple(int(n) for n in counts),
         confidence_counts=confidence,
         confidence_accuracy=accuracy,
-        row_count=len(train),
+        row_count=len(rows),
     )
 
 
 def _quantities(signature: Signature, rows: NDArray[np.float32]) -> tuple[MonitoredQuantity, ...]:
+    if not monitored_names(signature):
+        return ()  # values without names, such as a time series: only the answers are watched
     table = monitored(signature, rows_for(signature, rows))
     specs: dict[str, FeatureSpec] = {spec.name: spec for spec in signature.features}
     return tuple(
@@ -101,21 +105,19 @@ def _quantity(
 
 
 def _calibration(
-    validation: Dataset, said: Answers, class_count: int
+    truth: NDArray[np.int64] | None, said: Answers, class_count: int
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[float, ...], ...]]:
     """Return confidence counts and the share right, for each class and confidence cell."""
     if said.probabilities is None:
         return (), ()
-    rows = np.arange(len(validation))
-    confidence = said.probabilities[rows, said.predicted]
-    right = (said.predicted == validation.y).astype(np.float64)
+    confidence = said.probabilities[np.arange(len(said.predicted)), said.predicted]
     bins = Bins(edges=CONFIDENCE_EDGES)
-    counts, accuracy = [], []
-    for index in range(class_count):
-        mine = said.predicted == index
-        counts.append(tuple(int(n) for n in bins.count(confidence[mine])))
-        accuracy.append(_isotonic(confidence, right, mine))
-    return tuple(counts), tuple(accuracy)
+    classes = [said.predicted == index for index in range(class_count)]
+    counts = tuple(tuple(int(n) for n in bins.count(confidence[mine])) for mine in classes)
+    if truth is None:
+        return counts, ()
+    right = (said.predicted == truth).astype(np.float64)
+    return counts, tuple(_isotonic(confidence, right, mine) for mine in classes)
 
 
 _MIN_CLASS_ROWS = 50
@@ -152,26 +154,27 @@ def _isotonic(
     return tuple(float(share) for share in np.maximum.accumulate(shares))
 
 
-def golden_set(scored: Scored, validation: Dataset, *, seed: int) -> GoldenSet:
+def golden_set(compiled: Compiled, rows: NDArray[np.float32], *, seed: int) -> GoldenSet:
     """Freeze some input tensors with the variant's own outputs, for the self-test on a device.
 
     Rows on which two classes are nearly tied come last: there a kernel that rounds differently
     may rightly give another label, and labels must be equal.
 
     Args:
-        scored: The variant.
-        validation: Rows to draw from; labels take turns, so that every answer is exercised.
+        compiled: The variant.
+        rows: Encoded rows to draw from, (n, …); labels take turns, so that every answer is
+            exercised.
         seed: Same rows and seed, same draw.
     """
-    signature = scored.compiled.signature
-    said = answers(scored.compiled.tflite, signature, validation.X)
+    signature = compiled.signature
+    said = answers(compiled.tflite, signature, rows)
     reals = [np.abs(output).max() for output in said.outputs if output.dtype.kind == "f"]
-    tolerance = TOLERANCE[scored.precision] * max(1.0, *(float(real) for real in reals), 0.0)
-    rows = _spread(said, _clear(said, TOLERANCE[scored.precision]), seed)
-    encoded = rows_for(signature, validation.X[rows])
-    golden = answers(scored.compiled.tflite, signature, encoded)
+    tolerance = TOLERANCE[compiled.precision] * max(1.0, *(float(real) for real in reals), 0.0)
+    drawn = _spread(said, _clear(said, TOLERANCE[compiled.precision]), seed)
+    encoded = rows_for(signature, rows[drawn])
+    golden = answers(compiled.tflite, signature, encoded)
     return GoldenSet(
-        precision=scored.precision,
+        precision=compiled.precision,
         inputs=tuple(to_blob(tensor) for tensor in Codec(signature).tensors(encoded)),
         outputs=tuple(to_blob(np.ascontiguousarray(output)) for output in golden.outputs),
         tolerance=tolerance,

@@ -1,5 +1,7 @@
 """A run becomes a signed release: reproducible, readable, and only where it can run."""
 
+import dataclasses
+
 import msgspec
 import pytest
 
@@ -92,7 +94,8 @@ def test_every_reason_against_a_device_class_is_said(run):
 
 
 def test_a_variant_that_one_class_cannot_run_is_left_out_with_the_reason(run, home):
-    eight = msgspec.structs.replace(run.chosen, precision="int8")
+    compiled = dataclasses.replace(run.chosen.compiled, precision="int8")
+    eight = msgspec.structs.replace(run.chosen, precision="int8", compiled=compiled)
     both = msgspec.structs.replace(
         run,
         front=(*run.front[:1], eight),

@@ -63,7 +63,7 @@ def compile_command(
     fitted = _load_model(model, trust=trust)
     rows = _load_rows(example)
     if model.suffix == ".keras":
-        rows = rows.to_numpy("float32") if hasattr(rows, "to_numpy") else rows
+        rows = _numbers(rows, where=str(example))
     compiled = to_tflite(fitted, example=rows, precision=cast("Precision", precision))
     signature = out.with_suffix(".signature.json")
     write_file(
@@ -88,6 +88,19 @@ def compile_command(
         )
 
     emit(result, as_json=as_json, text=text)
+
+
+def _numbers(rows: Any, *, where: str) -> Any:
+    """Return rows as float32, as a net takes them."""
+    numpy = importlib.import_module("numpy")
+    try:
+        return numpy.asarray(rows, dtype="float32")
+    except ValueError as error:
+        raise DataError(
+            f"the example holds text where a net takes numbers: {error}",
+            where=where,
+            advice="Give encoded rows, for instance as .npz.",
+        ) from error
 
 
 def _load_model(path: Path, *, trust: bool) -> Any:
@@ -129,10 +142,10 @@ def _load_model(path: Path, *, trust: bool) -> Any:
 
 
 def _load_rows(path: Path) -> Any:
-    from fieldloop_cloud.data.tables import read_table  # noqa: PLC0415 - pandas is slow to load
+    from fieldloop_cloud.data.tables import read_table, typed  # noqa: PLC0415 - slow to load
 
     if path.suffix != ".npz":
-        return read_table(path)
+        return typed(read_table(path))
     numpy = importlib.import_module("numpy")
     try:
         with numpy.load(path, allow_pickle=False) as arrays:

@@ -3,6 +3,7 @@
 import math
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -164,9 +165,11 @@ def _save(model: Any, job: Path, rows: NDArray[np.float32]) -> str:
     """Put the model into the job's directory; a live one also answers the example here."""
     if isinstance(model, (str, Path)):
         path = Path(model)
-        if path.suffix != ".keras" or not path.is_file():
+        if path.suffix != ".keras" or not zipfile.is_zipfile(path):
             raise DataError(
-                "this is not a .keras file", where=str(path), advice="Save it with model.save()."
+                "this is not a .keras file, or a damaged one",
+                where=str(path),
+                advice="Save it with model.save('name.keras').",
             )
         shutil.copy(path, job / "model.keras")
         return "model.keras"

@@ -259,6 +259,12 @@ class Context:
                 advice=f"Use {parents[0].__name__} itself, or register a lowering for the "
                 "subclass with fieldloop_cloud.compile.lowering.lowers.",
             )
+        if not hasattr(type(estimator), "fit") or isinstance(estimator, type):
+            raise self.refuse(
+                "this is no fitted estimator but a "
+                + ("class" if isinstance(estimator, type) else type(estimator).__name__),
+                advice="Give the estimator or pipeline itself, after fit.",
+            )
         raise self.refuse(
             f"no lowering for {_full_name(type(estimator))}",
             advice="Choose one of fieldloop_cloud.compile.lowering.supported(), or register a "

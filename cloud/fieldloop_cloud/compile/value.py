@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop.errors import DataError
 from fieldloop_cloud.compile.affine import Affine, joined
 from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.rows import Vocabulary
@@ -203,9 +204,20 @@ class Value:
 
 
 def host_array(table: Table) -> NDArray[np.float64]:
-    """Return a reference's table as a float64 array, from an array, a DataFrame or sparse."""
+    """Return a reference's table as a float64 array, from an array, a DataFrame or sparse.
+
+    Raises:
+        DataError: There is text where the model computes with numbers.
+    """
     dense = table.toarray() if hasattr(table, "toarray") else table
-    return np.asarray(dense, dtype=np.float64)
+    try:
+        return np.asarray(dense, dtype=np.float64)
+    except ValueError as error:
+        raise DataError(
+            f"the example holds text where the model takes numbers: {error}",
+            where="example",
+            advice="Give rows like those that the model was fitted on.",
+        ) from error
 
 
 def side_by_side(values: Sequence[Value]) -> Value:

@@ -1,5 +1,6 @@
 """Columns of a table: each becomes numbers with a meaning, or is refused by name and row."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,19 @@ MAX_CATEGORIES = 100
 
 MAX_GUESSED_CLASSES = 20
 """A whole-number target with more different values is taken for a quantity."""
+
+_OTHER_NOTATIONS = (
+    (
+        re.compile(r"[+-]?\d+,\d+"),
+        "the column holds numbers with a decimal comma",
+        "Write them with a decimal point.",
+    ),
+    (
+        re.compile(r"\d{4}-\d\d-\d\d([T ][\d:.]+(Z|[+-][\d:]+)?)?"),
+        "the column holds dates",
+        "Drop it, or turn it into numbers such as the hour of the day.",
+    ),
+)
 
 Targets = NDArray[np.int64] | NDArray[np.float32]
 
@@ -140,6 +154,7 @@ def _numbers(
     # "nan" and "inf" written out are numbers too; only what is present and unreadable is text.
     text = ~missing & np.isnan(parsed)
     if text[~missing].all():
+        _refuse_other_notations(series[~missing], place)
         return None
     if text.any():
         row = int(np.flatnonzero(text)[0])
@@ -149,6 +164,14 @@ def _numbers(
             advice="Correct the cell, leave it empty, or drop the column.",
         )
     return parsed
+
+
+def _refuse_other_notations(texts: pd.Series, place: str) -> None:
+    """Refuse what would be taken for categories and is none: decimal commas and dates."""
+    for pattern, what, advice in _OTHER_NOTATIONS:
+        fits = [isinstance(text, str) and pattern.fullmatch(text.strip()) for text in texts]
+        if fits and all(fits):
+            raise DataError(f"{what}, as in {texts.iloc[0]!r}", where=place, advice=advice)
 
 
 def _as_float64(series: pd.Series) -> NDArray[np.float64]:

@@ -48,7 +48,7 @@ def load_folder(folder: Path, *, image_size: tuple[int, int] | None = None) -> D
     y: list[int] = []
     skipped = 0
     for index, entry in enumerate(classes):
-        inside = sorted(path for path in entry.iterdir() if path.is_file())
+        inside = sorted(path for path in entry.iterdir() if not path.is_dir())
         images = [path for path in inside if path.suffix.lower() in SUFFIXES]
         skipped += len(inside) - len(images)
         if not images:
@@ -123,6 +123,10 @@ def _encode(files: list[Path], spec: ImageSpec, where: str) -> NDArray[np.float3
 
 def _broken(path: Path, error: Exception) -> DataError:
     reason = error.what if isinstance(error, FieldloopError) else str(error)
+    if isinstance(error, UnidentifiedImageError):
+        reason = "this is not an image, or a damaged one"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror  # without the path, which `where` names
     return DataError(
         f"an image cannot be read: {reason}",
         where=str(path),

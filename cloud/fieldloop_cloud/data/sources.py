@@ -37,8 +37,16 @@ def load(
         DataError: The source cannot be used.
     """
     text = str(source)
+    if image_size is not None and min(image_size) < 1:
+        raise ConfigError(
+            f"an image of {image_size[0]} x {image_size[1]} pixels has no content",
+            where="image size",
+            advice="Give a height and a width of at least 1.",
+        )
     if text.startswith("sklearn:"):
-        _refuse_options(text, target=target, drop=drop, categorical=categorical)
+        if image_size is not None:
+            raise _not_a_folder(text)
+        _refuse_options(text, target=target, task=task, drop=drop, categorical=categorical)
         return usable(_load_bundled(text.removeprefix("sklearn:")), where=text)
     path = Path(source)
     if not path.exists():
@@ -48,12 +56,10 @@ def load(
             advice=f"Check the path, or use one of sklearn:{{{','.join(BUNDLED)}}}.",
         )
     if path.is_dir():
-        _refuse_options(text, target=target, drop=drop, categorical=categorical)
+        _refuse_options(text, target=target, task=task, drop=drop, categorical=categorical)
         return usable(load_folder(path, image_size=image_size), where=text)
     if image_size is not None:
-        raise ConfigError(
-            "image_size is for image folders", where=text, advice="Leave it out for a table."
-        )
+        raise _not_a_folder(text)
     if path.suffix.lower() == ".npz":
         _refuse_options(text, target=target, drop=drop, categorical=categorical)
         return usable(_load_npz(path, task=task), where=text)
@@ -62,6 +68,12 @@ def load(
         frame, target, name=path.stem, where=text, task=task, drop=drop, categorical=categorical
     )
     return usable(dataset, where=text)
+
+
+def _not_a_folder(where: str) -> ConfigError:
+    return ConfigError(
+        "an image size is for folders of images", where=where, advice="Leave it out here."
+    )
 
 
 def _refuse_options(where: str, **options: Any) -> None:
@@ -129,7 +141,7 @@ def _load_npz(path: Path, *, task: DataTask | None) -> Dataset:
         name=path.stem,
         where=str(path),
         task=task,
-        feature_names=None if names is None else [str(item) for item in names],
+        feature_names=None if names is None else [str(item) for item in np.atleast_1d(names).flat],
     )
 
 
@@ -161,7 +173,9 @@ def from_arrays(
     X, y = np.asarray(X), np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:  # noqa: PLR2004 - a column vector is one target
         y = y[:, 0]
-    if y.ndim != 1 or len(X) != len(y):
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, "utf-8", "replace")
+    if y.ndim != 1 or X.ndim == 0 or len(X) != len(y):
         raise DataError(
             f"X has shape {X.shape} and y has shape {y.shape}; y needs one value a row",
             where=place,
@@ -184,7 +198,9 @@ def from_arrays(
     columns = list(feature_names or [f"x{i}" for i in range(X.shape[1])])
     if len(columns) != X.shape[1]:
         raise DataError(
-            f"there are {len(columns)} feature names for {X.shape[1]} columns", where=place
+            f"there are {len(columns)} feature names for {X.shape[1]} columns",
+            where=place,
+            advice="Name every column once.",
         )
     frame = pd.DataFrame(X.astype(np.float64), columns=columns)
     return dataset_from_frame(frame, pd.Series(y, name="y"), name=name, where=place, task=task)
@@ -211,7 +227,7 @@ def _from_images(
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values).all(axis=(1, 2, 3)))[0, 0])
         raise DataError(
-            "an image holds NaN or infinity", where=f"{where}, row {row}", advice="Repair it."
+            "an image holds NaN or infinity", where=f"{where}, row {row + 1}", advice="Repair it."
         )
     full = max_value or (255.0 if X.dtype == np.uint8 else float(values.max()))
     if values.min() < 0 or full <= 0:

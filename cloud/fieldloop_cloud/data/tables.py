@@ -73,6 +73,25 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return frame
 
 
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose columns of written numbers are numbers; other columns stay as they are.
+
+    Example:
+        >>> typed(pd.DataFrame({"a": ["1", "2"], "b": ["1", "x"]})).iloc[1].to_list()
+        [2.0, 'x']
+    """
+    made = {}
+    for name, cells in frame.items():
+        numbers = pd.to_numeric(cells, errors="coerce") if _is_text(cells) else cells
+        is_complete = bool((numbers.isna() == cells.isna()).all())
+        made[name] = numbers.astype("float64") if is_complete and _is_text(cells) else cells
+    return pd.DataFrame(made, index=frame.index)
+
+
+def _is_text(cells: pd.Series) -> bool:
+    return bool(pd.api.types.is_object_dtype(cells) or pd.api.types.is_string_dtype(cells))
+
+
 def dataset_from_frame(
     frame: pd.DataFrame,
     target: "str | pd.Series | None",
@@ -91,12 +110,23 @@ def dataset_from_frame(
     columns = [str(column) for column in frame.columns]
     twice = sorted({column for column in columns if columns.count(column) > 1})
     if twice:
-        raise DataError(f"column names stand twice: {', '.join(twice)}", where=where)
+        raise DataError(
+            f"column names stand twice: {', '.join(twice)}",
+            where=where,
+            advice="Give every column its own name.",
+        )
     frame = frame.set_axis(columns, axis=1)
     for column in (*drop, *categorical):
         _require(column, columns, where)
     truth = target if isinstance(target, pd.Series) else _target(frame, target, where)
-    kept = [column for column in columns if column not in drop and column != truth.name]
+    beside = isinstance(target, pd.Series)  # then a column may have the same name
+    if not beside and target in (*drop, *categorical):
+        raise DataError(
+            f"column '{target}' is the target and cannot be a feature or left out",
+            where=where,
+            advice="Name another target, or take it out of the other option.",
+        )
+    kept = [column for column in columns if column not in drop and (beside or column != truth.name)]
     if not kept:
         raise DataError("no feature columns are left", where=where, advice="Drop fewer columns.")
     found_task, codes, labels = encode_target(truth, task=task, where=where)

@@ -246,13 +246,25 @@ def test_a_pickled_model_is_not_loaded_unless_it_is_trusted(tmp_path, monkeypatc
     assert not (tmp_path / "m.tflite").exists()
 
 
+def test_rows_written_as_text_are_numbers_to_a_model_of_numbers(tmp_path):
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    joblib.dump(LogisticRegression().fit(X, X[:, 0] > 0), tmp_path / "m.joblib")
+    words = ["compile", tmp_path / "m.joblib", "--trust", "--example", tmp_path / "x.csv"]
+    _csv(tmp_path / "x.csv", [f"{a},{b}" for a, b in X], header="a,b")
+    assert fieldloop(*words, "-o", tmp_path / "good.tflite").code == 0
+    _csv(tmp_path / "x.csv", [f"{a},blue" for a, _ in X], header="a,b")
+    refused(fieldloop(*words, "-o", tmp_path / "bad.tflite"), 2, "'blue'")
+    assert not (tmp_path / "bad.tflite").exists()
+
+
 def test_a_model_that_is_none_or_does_not_fit_its_example_is_refused(tmp_path):
     table = _csv(tmp_path / "x.csv", [f"{k},{k * 2},{k * 3}" for k in range(9)], header="a,b,c")
     (tmp_path / "bad.joblib").write_bytes(b"no pickle")
     model = LogisticRegression().fit(np.arange(20.0).reshape(10, 2), np.arange(10) % 2)
     joblib.dump(model, tmp_path / "two.joblib")
     joblib.dump({"not": "a model"}, tmp_path / "dict.joblib")
-    for name in ("bad.joblib", "two.joblib", "dict.joblib", "none.joblib", "x.csv"):
+    (tmp_path / "bad.keras").write_bytes(b"no archive")
+    for name in ("bad.joblib", "two.joblib", "dict.joblib", "none.joblib", "x.csv", "bad.keras"):
         done = fieldloop(
             "compile", tmp_path / name, "--trust", "--example", table, "-o", tmp_path / "m.tflite"
         )

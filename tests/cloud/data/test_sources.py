@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fieldloop.codec import Codec
-from fieldloop.errors import DataError
+from fieldloop.errors import ConfigError, DataError
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.facts import facts
 from fieldloop_cloud.data.sources import BUNDLED, from_arrays
@@ -144,3 +144,34 @@ def test_facts_name_duplicates_conflicts_and_disguises():
     assert found.conflict_count == 0
     assert [column.name for column in found.columns if column.tells_target] == ["x1"]
     assert "'x1' alone tells the target" in found.warnings[0]
+
+
+def test_names_in_an_archive_fit_its_columns_whatever_they_are(tmp_path):
+    X, y = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", X=X, y=y, feature_names=np.array(["a", "y"]))
+    assert [spec.name for spec in Dataset.load(tmp_path / "a.npz").features] == ["a", "y"]
+    np.savez(tmp_path / "b.npz", X=X, y=y, feature_names=np.array("a"))
+    with pytest.raises(DataError, match="1 feature names for 2 columns"):
+        Dataset.load(tmp_path / "b.npz")
+
+
+def test_labels_of_bytes_are_texts():
+    y = np.array([b"off", b"on"])[np.arange(40) % 2]
+    assert from_arrays(np.zeros((40, 2)), y).labels == ("off", "on")
+
+
+def test_options_that_a_source_does_not_have_are_refused(folder):
+    for source, options, said in (
+        ("sklearn:iris", {"task": "regression"}, "does not take task"),
+        ("sklearn:digits", {"image_size": (4, 4)}, "for folders of images"),
+        (folder, {"task": "regression"}, "does not take task"),
+        (folder, {"image_size": (0, 4)}, "0 x 4 pixels"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Dataset.load(source, **options)
+
+
+def test_an_image_that_is_gone_is_named(folder):
+    (folder / "dark" / "gone.png").symlink_to(folder / "nowhere.png")
+    with pytest.raises(DataError, match=r"No such file.*gone\.png"):
+        Dataset.load(folder)

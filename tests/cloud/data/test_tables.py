@@ -204,5 +204,26 @@ def test_sets_with_other_columns_do_not_join(tmp_path):
 def test_table_options_are_refused_elsewhere(tmp_path):
     with pytest.raises(ConfigError, match="does not take target"):
         Dataset.load("sklearn:iris", target="species")
-    with pytest.raises(ConfigError, match="image_size is for image folders"):
+    with pytest.raises(ConfigError, match="for folders of images"):
         load(tmp_path, frame(), image_size=(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["1,5", "-2,25"], "decimal comma, as in '1,5'"),
+        (["2026-01-02", "2026-01-03"], "the column holds dates"),
+        (["2026-01-02T10:00:00Z", "2026-01-03 11:30"], "the column holds dates"),
+    ],
+)
+def test_numbers_and_dates_in_another_notation_are_not_taken_for_categories(tmp_path, cells, said):
+    table = frame()
+    table["current"] = cells * 20
+    with pytest.raises(DataError, match=f"{said}.*column 'current'"):
+        load(tmp_path, table)
+
+
+@pytest.mark.parametrize("option", ["drop", "categorical"])
+def test_the_target_is_no_feature(tmp_path, option):
+    with pytest.raises(DataError, match="'fault' is the target"):
+        load(tmp_path, frame(), **{option: ["fault"]})

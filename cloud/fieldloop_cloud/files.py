@@ -1,5 +1,6 @@
 """Files that are whole or absent, and settings as TOML."""
 
+import contextlib
 import os
 import tempfile
 import tomllib
@@ -58,6 +59,23 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+
+
+def check_writable(directory: Path) -> None:
+    """Find out whether a directory can be made and written, and leave no trace.
+
+    Raises:
+        EnvironmentFaultError: The disk is full or the place cannot be written.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    probe = directory / f".probe-{os.getpid()}"
+    try:
+        write_file(probe, b"probe")
+        probe.unlink()
+    finally:
+        for path in missing:
+            with contextlib.suppress(OSError):  # someone else has put something there
+                path.rmdir()
 
 
 def fsync_directory(path: Path) -> None:

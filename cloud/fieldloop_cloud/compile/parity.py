@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop.errors import DataError, GateError
+from fieldloop.errors import DataError, GateError, UnsupportedError
 from fieldloop.signature import OutputRole, Signature
 from fieldloop_cloud.compile.comparison import (
     Compared,
@@ -138,6 +138,12 @@ def _through_input(compiled: Compiled, real: NDArray[np.float32]) -> NDArray[np.
     spec = compiled.signature.inputs[0]
     if not spec.is_quantized:
         return real
+    if np.isnan(real).any():
+        raise UnsupportedError(
+            "an int8 input has no code for a missing value",
+            where="held-out rows",
+            advice="Use float32 or float16, or impute before the model.",
+        )
     codes = compiled.codec.tensors(real)[0].astype(np.float64)
     real64 = (codes - np.array(spec.zero_point)) * np.array(spec.scale)
     return np.asarray(real64, np.float32)

@@ -15,7 +15,7 @@ from fieldloop_cloud.compile.quantize import EPSILON, check_epsilon
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.split import three_way
-from fieldloop_cloud.files import write_file
+from fieldloop_cloud.files import check_writable
 from fieldloop_cloud.release.targets import Target, load_target
 from fieldloop_cloud.report.html import write_run_report
 from fieldloop_cloud.select.candidates import portfolio
@@ -74,7 +74,7 @@ def train(
     wanted = portfolio(None if candidates is None else tuple(candidates))
     metric = _checked_metric(metric, data)
     if out is not None:
-        _check_writable(Path(out))
+        check_writable(Path(out))
     progress("split", 0.0, f"{len(data)} rows of {data.name}")
     split = three_way(data, seed=seed)
     bench = Bench(
@@ -101,12 +101,6 @@ def train(
         write_run_report(run, Path(out) / "report.html")
     progress("done", 1.0, f"chose {run.chosen.name}")
     return run
-
-
-def _check_writable(directory: Path) -> None:
-    probe = directory / ".probe"
-    write_file(probe, b"")
-    probe.unlink()
 
 
 def _checked_metric(metric: str | None, data: Dataset) -> str:

@@ -175,6 +175,25 @@ def test_a_table_with_gaps_and_categories_runs_from_raw_rows_to_labels():
         assert predictions[1].label in {"go", "stop"}
 
 
+def test_a_gap_among_the_validation_rows_alone_costs_only_the_integer_variant():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(60, 3))
+    y = (X[:, 0] > 0).astype(int)
+    X[three_way(from_arrays(X, y), seed=0).validation[0], 1] = np.nan
+    run = train(from_arrays(X, y), candidates=["logistic"])
+    assert "logistic.float32" in {item.name for item in run.front}
+    reasons = {item.name: item.reason for item in run.skipped}
+    assert "no code for a missing value" in reasons["logistic.int8"]
+
+
+def test_a_run_that_fails_leaves_nothing_where_it_was_to_be_written(tmp_path):
+    random = np.random.default_rng(0)
+    noise = from_arrays(random.normal(size=(60, 2)), random.integers(0, 2, 60))
+    with pytest.raises(GateError):
+        train(noise, candidates=["logistic"], out=tmp_path / "runs" / "noise")
+    assert list(tmp_path.iterdir()) == []
+
+
 def mixed(speed, fuel, y):
     names = np.asarray(["diesel", "petrol", "gas"])
     frame = pd.DataFrame(

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import click
-import msgspec
 from rich.console import Console
 
 from fieldloop.bundle import MAGIC, unpack
-from fieldloop.errors import ConfigError, DataError, UnsupportedError
+from fieldloop.errors import ConfigError, DataError, FieldloopError, UnsupportedError
 from fieldloop.integrity import PublicKey, TrustPolicy
 from fieldloop.manifest import BundleContent, Precision
 from fieldloop_cloud.cli.output import emit, home_option, json_option, plain, table, vacant
-from fieldloop_cloud.files import write_file
+from fieldloop_cloud.cli.rows import load_rows
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.releases import read_bundle
 
@@ -55,24 +54,22 @@ def compile_command(
 
     MODEL is a Keras model (.keras) or a scikit-learn estimator saved with joblib or pickle. The
     latter is code, not data: --trust says that you know where it comes from. Beside the flatbuffer
-    its signature is written as <name>.signature.json.
+    its signature is written as <name>.signature.json, and how it was compared with the original as
+    <name>.evidence.json; `fieldloop bundle` takes all three.
     """
     from fieldloop_cloud.compile.api import to_tflite  # noqa: PLC0415 - slow to load
+    from fieldloop_cloud.compile.saved import save_compiled  # noqa: PLC0415 - the same
 
     vacant(out, force=force)
     fitted = _load_model(model, trust=trust)
-    rows = _load_rows(example)
+    rows = load_rows(example)
     if model.suffix == ".keras":
         rows = _numbers(rows, where=str(example))
     compiled = to_tflite(fitted, example=rows, precision=cast("Precision", precision))
-    signature = out.with_suffix(".signature.json")
-    write_file(
-        signature, msgspec.json.format(msgspec.json.encode(compiled.signature), indent=1) + b"\n"
-    )
-    write_file(out, compiled.tflite)
+    written = save_compiled(compiled, out)
     result = {
         "tflite": out,
-        "signature": signature,
+        "signature": written.signature,
         "precision": precision,
         "size_bytes": len(compiled.tflite),
         "evidence": compiled.evidence,
@@ -141,26 +138,6 @@ def _load_model(path: Path, *, trust: bool) -> Any:
     return fitted
 
 
-def _load_rows(path: Path) -> Any:
-    from fieldloop_cloud.data.tables import read_table, typed  # noqa: PLC0415 - slow to load
-
-    if path.suffix != ".npz":
-        return typed(read_table(path))
-    numpy = importlib.import_module("numpy")
-    try:
-        with numpy.load(path, allow_pickle=False) as arrays:
-            if "X" in arrays:
-                return arrays["X"]
-            names = ", ".join(arrays) or "none"
-    except Exception as error:
-        raise DataError(
-            f"the example rows cannot be read: {error}", where=str(path), advice="Check the file."
-        ) from error
-    raise DataError(
-        f"the file has no array X (arrays: {names})", where=str(path), advice="Save it as X."
-    )
-
-
 @click.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
 @home_option
@@ -174,7 +151,7 @@ def inspect_command(*, file: Path, home: Home, trusted: Path | None, as_json: bo
     """Say what is in a .tflite FILE or a signed bundle."""
     data = read_bundle(file)
     if data.startswith(MAGIC):
-        content = unpack(data, trust=_trust(home, trusted))
+        content = unpack(data, trust=_trust(home, trusted), where=str(file))
         emit(
             _bundle_summary(content),
             as_json=as_json,
@@ -182,7 +159,11 @@ def inspect_command(*, file: Path, home: Home, trusted: Path | None, as_json: bo
         )
         return
     inspect = importlib.import_module("fieldloop_cloud.compile.inspect").inspect
-    facts = plain(inspect(data))
+    try:
+        facts = plain(inspect(data))
+    except FieldloopError as error:
+        error.where = error.where or str(file)
+        raise
     emit(
         facts,
         as_json=as_json,
@@ -202,6 +183,9 @@ def _trust(home: Home, trusted: Path | None) -> TrustPolicy:
             where=str(path),
             advice="Name the signer's key with --trusted, or its home with --home.",
         ) from error
+    except DataError as error:
+        error.where = error.where or str(path)
+        raise
 
 
 def _cell(value: Any) -> str:

@@ -1,26 +1,38 @@
 """`fieldloop bundle`, `provision` and `flash`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 from rich.console import Console
 
+from fieldloop.errors import ConfigError
 from fieldloop_cloud.cli.output import Command, emit, home_option, json_option
+from fieldloop_cloud.cli.rows import load_reference
 from fieldloop_cloud.release.home import FleetSettings, Home
 
 
 @click.command("bundle")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--name", help="The model's name: lower-case letters, digits, -. By default the RUN folder's."
+    "--name", help="The model's name: lower-case letters, digits, -. By default the RUN's."
 )
 @home_option
 @click.option(
     "--device-class",
     "device_classes",
     multiple=True,
-    help="Target that may run it; may be repeated. By default the run's.",
+    help="Target that may run it; may be repeated. By default the run's; a .tflite has none.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="For a .tflite: ordinary rows (.csv, .parquet, .npz with X), best ones that it was not "
+    "fitted on. Drift is measured against them.",
+)
+@click.option(
+    "--target", help="The reference's column with the truth; gives the score. In an .npz it is y."
 )
 @click.option("--replaces", default="", help="Hash of the bundle that this one replaces.")
 @click.option(
@@ -33,19 +45,27 @@ def bundle_command(
     name: str | None,
     home: Home,
     device_classes: tuple[str, ...],
+    reference: Path | None,
+    target: str | None,
     replaces: str,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Sign the chosen model of a RUN and publish it in the fleet's home."""
-    from fieldloop_cloud.release.builder import bundle  # noqa: PLC0415 - slow to load
-    from fieldloop_cloud.train.run import Run  # noqa: PLC0415 - the same
+    """Sign the chosen model of a RUN and publish it in the fleet's home.
 
+    RUN is the directory that `train` wrote, or a .tflite that `compile` wrote, for a model of your
+    own: then --device-class and --reference are needed.
+    """
+    from fieldloop_cloud.release.builder import bundle  # noqa: PLC0415 - slow to load
+
+    model, rows, truth = _model(run, reference, target)
     made = bundle(
-        Run.load(run),
-        name=name or run.resolve().name,
+        model,
+        name=name or run.resolve().name.removesuffix(".tflite"),
         home=home,
         device_classes=device_classes,
+        reference=rows,
+        truth=truth,
         parent_sha256=replaces,
         out=out,
     )
@@ -61,6 +81,25 @@ def bundle_command(
             console.print(f"left out {precision}: {reason}", markup=False)
 
     emit(made, as_json=as_json, text=text)
+
+
+def _model(path: Path, reference: Path | None, target: str | None) -> tuple[Any, Any, Any]:
+    """Load a run or a compiled model, with its reference rows and the truth about them."""
+    from fieldloop_cloud.compile.saved import SUFFIX, load_compiled  # noqa: PLC0415 - slow to load
+    from fieldloop_cloud.train.run import Run  # noqa: PLC0415 - the same
+
+    if path.suffix == SUFFIX and not path.is_dir():
+        compiled = load_compiled(path)
+        if reference is None:
+            return compiled, None, None
+        return compiled, *load_reference(reference, compiled.signature, target)
+    if reference is not None or target is not None:
+        raise ConfigError(
+            "a run brings its own reference rows",
+            where=str(path),
+            advice="Leave --reference and --target out; they are for a .tflite of your own.",
+        )
+    return Run.load(path), None, None
 
 
 def network_options(command: Command) -> Command:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fieldloop.manifest import Precision
 from fieldloop.signature import Category, FeatureSpec, ImageSpec
 from fieldloop_cloud.compile.classical_model import compile_classical
@@ -66,12 +68,22 @@ def to_tflite(
             precision=precision,
             example=example,
             labels=labels,
-            features=features,
+            features=_columns(example, features, image),
             image=image,
         )
         return compiled
     rows = Rows.of(example, features=features, image=image)
     return compile_classical(model, rows, precision=precision, labels=labels, held_out=held_out)
+
+
+def _columns(
+    example: Any, features: Sequence[FeatureSpec] | None, image: ImageSpec | None
+) -> Sequence[FeatureSpec] | None:
+    """Return the features of a net that takes rows of numbers, named from the example."""
+    if features is not None or image is not None or np.ndim(example) != 2:  # noqa: PLR2004 - a table
+        return features
+    rows = Rows.of(example)
+    return rows.features([False] * rows.width)
 
 
 def _is_keras(model: Any) -> bool:

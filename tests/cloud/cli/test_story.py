@@ -13,10 +13,14 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 from support.commands import fieldloop
 from support.homes import free_port
 from support.releases import PROFILE, publish
@@ -31,6 +35,7 @@ from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.fleet.store import Store
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.train.run import Run
+from fieldloop_device import Runtime
 
 COMMAND = Path(sys.executable).parent / "fieldloop"
 CLOCK = Clock(mono_ms=0, wall_ms=0)
@@ -102,6 +107,50 @@ def test_compile_writes_a_flatbuffer_and_its_signature(tmp_path):
     again = fieldloop(*words)
     assert (again.code, "--force" in again.err) == (2, True)
     assert fieldloop(*words, "--force").code == 0
+
+
+def test_a_model_of_ones_own_goes_from_a_file_to_a_device_by_commands(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    frame = pd.DataFrame(X, columns=["a", "b", "c", "d"]).assign(batch=np.where(y == 1, "1", "2"))
+    words = np.array(["setosa", "versicolor", "virginica"])[y]
+    coded = ColumnTransformer([("batch", OneHotEncoder(), ["batch"])], remainder="passthrough")
+    model = make_pipeline(coded, RandomForestClassifier(9, random_state=0)).fit(frame, words)
+    joblib.dump(model, tmp_path / "m.joblib")
+    frame.to_parquet(tmp_path / "example.parquet")
+    succeeded("compile", tmp_path / "m.joblib", "--trust", "--example",
+              tmp_path / "example.parquet", "-o", tmp_path / "m.tflite")  # fmt: skip
+    shuffled = frame[["d", "batch", "c", "b", "a"]].assign(kind=words, note="x")
+    shuffled.to_csv(tmp_path / "rows.csv", index=False)
+    words_given = ["bundle", tmp_path / "m.tflite", "--home", tmp_path / "fleet", "--reference",
+                   tmp_path / "rows.csv", "--target", "kind"]  # fmt: skip
+    made = succeeded(*words_given, "--device-class", "x86", "-o", tmp_path / "m.flb")
+    assert made["name"] == "m"
+    found = succeeded("inspect", tmp_path / "m.flb", "--home", tmp_path / "fleet")
+    assert found["manifest"]["variants"][0]["score"] == pytest.approx(model.score(frame, words))
+    assert found["lineage"]["candidate"] == "Pipeline"
+    home = Home(tmp_path / "fleet")
+    trust = TrustPolicy(keys=(PublicKey.from_pem(home.public_key_file.read_bytes()),))
+    with Runtime.open(tmp_path / "m.flb", trust=trust) as runtime:
+        said = [runtime.predict(row).label for row in frame.to_dict("records")[::10]]
+    assert said == model.predict(frame)[::10].tolist()
+    for words, told in (
+        ([*words_given], "which devices"),
+        ([*words_given[:4], "--device-class", "x86"], "needs reference rows"),
+        ([*words_given[:-1], "sort", "--device-class", "x86"], "no column 'sort'"),
+    ):
+        refused = fieldloop(*words)
+        assert (refused.code, told in refused.err) == (2, True), refused.err
+    (tmp_path / "m.tflite").write_bytes(b"another")
+    assert "that of another one" in fieldloop(*words_given).err
+    (tmp_path / "m.evidence.json").unlink()
+    assert "fieldloop compile" in fieldloop(*words_given).err
+
+
+def test_reference_rows_are_for_a_flatbuffer_only(released, tmp_path):
+    path, _, _ = released
+    np.savez(tmp_path / "x.npz", X=np.zeros((3, 4)))
+    done = fieldloop("bundle", path / "runs" / "first", "--reference", tmp_path / "x.npz")
+    assert (done.code, "its own reference rows" in done.err) == (2, True)
 
 
 def test_network_settings_given_once_are_kept(tmp_path):

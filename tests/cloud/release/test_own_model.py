@@ -80,7 +80,7 @@ def test_the_profile_and_the_score_are_those_of_the_reference_rows(forest, compi
 
 
 def test_ranges_cover_the_example_and_the_reference(compiled, home):
-    _, content, _ = bundled(compiled, home, reference=X[1::2] + [0.0, 5.0, 0.0, 0.0])
+    _, content, _ = bundled(compiled, home, reference=X[1::2] + np.array([0.0, 5.0, 0.0, 0.0]))
     low, high = X[::2].min(axis=0), X.max(axis=0)
     high[1] = X[1::2, 1].max() + 5.0
     spec = content.signature.features[1]

@@ -121,7 +121,10 @@ class Transport(Protocol):
         """Call back with True after each connection and False after each loss."""
 
     def close(self) -> None:
-        """Say goodbye (the Will is not published) and stop; may be called again."""
+        """Say goodbye (the Will is not published) and stop; may be called again.
+
+        What was published before is given a moment to arrive.
+        """
 
     def __enter__(self) -> Self:
         """Connect."""

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 15.0
 """How long `connect` waits when it is not told: enough for a silent broker and the fallback."""
 
+CLOSE_TIMEOUT_S: Final = 2.0
+"""How long `close` waits for the broker's acknowledgements."""
+
 _DROPS_BEFORE_FALLBACK: Final = 2
 """How often a broker may hang up on MQTT 5 before 3.1.1 is tried: once may be a restart."""
 
@@ -155,10 +158,18 @@ class MqttTransport:
         self._listeners.append(callback)
 
     def close(self) -> None:
-        """Say goodbye (the Will is not published) and stop; may be called again."""
+        """Say goodbye (the Will is not published) and stop; may be called again.
+
+        What was published and not yet acknowledged is waited for, up to `CLOSE_TIMEOUT_S`.
+        """
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: not self._connected or not self._in_flight, CLOSE_TIMEOUT_S
+                )
         self._closing.set()
         self._link.hang_up()
-        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
             self._thread = None

@@ -1,14 +1,14 @@
 """`fieldloop-device`: run, predict, measure, status, doctor."""
 
-import functools
 import json
 import logging
+import math
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 import fieldloop_device
 from fieldloop.codec import Prediction
 from fieldloop.device_root import DeviceRoot, write_atomic
-from fieldloop.errors import ConfigError, FieldloopError
+from fieldloop.errors import ConfigError, DataError, FieldloopError
 from fieldloop.integrity import TrustPolicy
 from fieldloop_device.agent import Agent
 from fieldloop_device.config import load_config, read_trust
@@ -27,7 +27,9 @@ from fieldloop_device.runtime import Runtime, active_bundle
 from fieldloop_device.sources import Item, open_source
 from fieldloop_device.status import read_status
 
-P = ParamSpec("P")
+_log = logging.getLogger(__name__)
+
+_USAGE = 2
 
 _ROOT = click.option(
     "--root",
@@ -38,29 +40,62 @@ _ROOT = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON for machines.")
 
 
-def _errors_to_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
-    """Show a fieldloop error as one paragraph and leave with its exit code."""
+class _Commands(click.Group):
+    """Turns every error into words and an exit code: 1 failed, 2 wrong input, 130 interrupted.
 
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+    An error is one paragraph on stderr; with `--json` it is an object on stdout as well.
+    """
+
+    def main(  # type: ignore[override] # what click's own returns is never reached
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run the command line and exit with its code."""
+        words = list(sys.argv[1:] if args is None else args)
         try:
-            command(*args, **kwargs)
+            # In standalone mode click would exit by itself, with its own words.
+            code = super().main(words, prog_name, **{**extra, "standalone_mode": False})
         except FieldloopError as error:
-            _leave(error, as_json=bool(kwargs.get("as_json")))
+            code = _said(error.as_dict(), str(error), error.exit_code, words)
+        except click.ClickException as error:
+            code = _said(*_usage(error), _USAGE, words)
+        except (KeyboardInterrupt, click.Abort):
+            code = _said({"error": "Interrupted", "what": "interrupted"}, "interrupted", 130, words)
         except BrokenPipeError:
             # The reader went away; there is nobody left to tell.
             sys.stderr.close()
-            sys.exit(1)
-
-    return wrapped
-
-
-def _leave(error: FieldloopError, *, as_json: bool) -> NoReturn:
-    click.echo(json.dumps(error.as_dict()) if as_json else f"error: {error}", err=True)
-    sys.exit(error.exit_code)
+            code = 1
+        except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
+            _log.info("unexpected error", exc_info=error)
+            code = _said(*_unexpected(error), 1, words)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _usage(error: click.ClickException) -> tuple[dict[str, str], str]:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "fieldloop-device"
+    what, advice = error.format_message().rstrip("."), f"See `{path} --help`."
+    fields = {"error": "UsageError", "what": what, "where": path, "advice": advice}
+    return fields, f"{what}. {advice}"
+
+
+def _unexpected(error: Exception) -> tuple[dict[str, str], str]:
+    what = f"internal error: {type(error).__name__}: {error}".splitlines()[0]
+    advice = "This is a fault of fieldloop; run it as `fieldloop-device -v …` and report it."
+    fields = {"error": "InternalError", "what": what, "where": "", "advice": advice}
+    return fields, f"{what}. {advice}"
+
+
+def _said(fields: dict[str, str], text: str, code: int, words: Sequence[str]) -> int:
+    if "--json" in words:
+        click.echo(json.dumps(fields))
+    click.echo(f"error: {' '.join(text.split())}", err=True)
+    return code
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(fieldloop_device.__version__, prog_name="fieldloop-device")
 @click.option("-v", "--verbose", is_flag=True, help="Log what the agent does to stderr.")
 def main(*, verbose: bool) -> None:
@@ -78,7 +113,6 @@ def main(*, verbose: bool) -> None:
     "--source", default="stdin", show_default=True, help="stdin (JSON lines) or dir:PATH."
 )
 @click.option("--once", is_flag=True, help="End when the source has nothing more.")
-@_errors_to_exit_codes
 def run(*, root: Path, source: str, once: bool) -> None:
     """Run the agent: one JSON line out for each input.
 
@@ -127,7 +161,6 @@ def _shown(prediction: Prediction) -> dict[str, Any]:
     "--trusted", type=click.Path(path_type=Path), help="Trusted public keys (PEM) for BUNDLE."
 )
 @_JSON
-@_errors_to_exit_codes
 def predict(
     *, paths: tuple[str, ...], root: Path | None, trusted: Path | None, as_json: bool
 ) -> None:
@@ -152,17 +185,22 @@ def _open_for_predict(paths: tuple[str, ...], root: Path | None, trusted: Path |
                 "a bundle is only opened with trusted keys",
                 advice="Add --trusted keys/release.pub.pem.",
             )
-        return Runtime.open(Path(paths[0]), trust=read_trust(trusted))
+        return Runtime.open(_existing(Path(paths[0])), trust=read_trust(trusted))
     raise ConfigError(
         "give a bundle and an input, or --root and an input",
         advice="See fieldloop-device predict --help.",
     )
 
 
+def _existing(bundle: Path) -> Path:
+    if not bundle.is_file():
+        raise DataError("there is no such bundle", where=str(bundle), advice="Check the path.")
+    return bundle
+
+
 @main.command()
 @_ROOT
 @_JSON
-@_errors_to_exit_codes
 def status(*, root: Path, as_json: bool) -> None:
     """Show what the agent on this root said last."""
     document = msgspec.to_builtins(read_status(DeviceRoot(root)))
@@ -184,7 +222,6 @@ def status(*, root: Path, as_json: bool) -> None:
 @click.option("--interval-ms", default=100.0, show_default=True, help="Idle gap of the duty cycle.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the JSON here too.")
 @_JSON
-@_errors_to_exit_codes
 def measure(
     *,
     bundle: Path | None,
@@ -200,6 +237,10 @@ def measure(
     With --root the result is kept there, and from its next start the agent runs the variant that
     is fastest here.
     """
+    if not interval_ms >= 0 or math.isinf(interval_ms):
+        raise ConfigError(
+            f"a gap of {interval_ms} ms cannot be kept", advice="Give --interval-ms from 0 up."
+        )
     path, trust = _what_to_measure(bundle, root, trusted)
     result = measure_bundle(
         path,
@@ -239,7 +280,7 @@ def _what_to_measure(
             "give --root, or a bundle and --trusted",
             advice="See fieldloop-device measure --help.",
         )
-    return bundle, read_trust(trusted)
+    return _existing(bundle), read_trust(trusted)
 
 
 def _thread_counts(text: str) -> tuple[int, ...]:

@@ -99,6 +99,13 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     release: dict[str, str] = {}
 
 
+_PROVISION = "Provision the device: fieldloop provision."
+_TRUST_ADVICE = (
+    "Take the release key's public half (keys/release.pub.pem in the fleet's home), or provision "
+    "the device again: fieldloop provision."
+)
+
+
 def load_config(root: DeviceRoot) -> DeviceConfig:
     """Read and check `device.toml`.
 
@@ -106,7 +113,7 @@ def load_config(root: DeviceRoot) -> DeviceConfig:
         ConfigError: It is missing, not TOML, or holds a wrong or unknown setting.
     """
     try:
-        values = tomllib.loads(_read_text(root.config))
+        values = tomllib.loads(_read_text(root.config, advice=_PROVISION))
         config = msgspec.convert(values, DeviceConfig)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(
@@ -133,12 +140,12 @@ def read_trust(
         EnvironmentFaultError: No TFLite runtime is installed.
     """
     try:
-        keys = PublicKey.all_from_pem(_read_text(path).encode())
+        keys = PublicKey.all_from_pem(_read_text(path, advice=_TRUST_ADVICE).encode())
     except DataError as error:
         raise ConfigError(
             f"the trusted keys cannot be used: {error.what}",
             where=str(path),
-            advice="Copy the release key's public half there (keys/release.pub.pem).",
+            advice=_TRUST_ADVICE,
         ) from error
     return TrustPolicy(
         keys=keys,
@@ -148,7 +155,7 @@ def read_trust(
     )
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, *, advice: str) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -156,7 +163,7 @@ def _read_text(path: Path) -> str:
         raise ConfigError(
             f"{path.name} cannot be read: {reason}",
             where=str(path),
-            advice="Provision the device: fieldloop provision.",
+            advice=advice,
         ) from error
 
 

@@ -27,7 +27,7 @@ def read_one(path: Path) -> object:
     if suffix == ".npy":
         return read_npy(data, where=str(path))
     if suffix == ".json":
-        document = _json(data, path)
+        document = _json(data, where=str(path))
         return document["x"] if isinstance(document, dict) and "x" in document else document
     return data
 
@@ -46,9 +46,10 @@ def read_many(path: Path) -> list[object]:
     elif suffix == ".npy":
         rows = list(read_npy(data, where=str(path)))
     elif suffix == ".jsonl":
-        rows = [_unwrapped(_json(line, path)) for line in data.splitlines() if line.strip()]
+        lines = [(n, line) for n, line in enumerate(data.splitlines(), 1) if line.strip()]
+        rows = [_unwrapped(_json(line, where=f"{path}, line {n}")) for n, line in lines]
     elif suffix == ".json":
-        document = _json(data, path)
+        document = _json(data, where=str(path))
         # One row of numbers, or a list of rows.
         is_many = isinstance(document, list) and any(isinstance(x, list | dict) for x in document)
         rows = [_unwrapped(row) for row in document] if is_many else [_unwrapped(document)]
@@ -61,7 +62,11 @@ def read_many(path: Path) -> list[object]:
             advice="Give .csv, .json, .jsonl, .npy or an image.",
         )
     if not rows:
-        raise DataError("the input has no rows", where=str(path), advice="Give at least one row.")
+        raise DataError(
+            "the input has no rows",
+            where=str(path),
+            advice="Give at least one; the first line of a .csv names the columns.",
+        )
     return rows
 
 
@@ -108,12 +113,12 @@ def _read(path: Path) -> bytes:
     )
 
 
-def _json(data: bytes, path: Path) -> Any:
+def _json(data: bytes, *, where: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"this is not JSON: {error}", where=str(path), advice="Write a list or an object."
+            f"this is not JSON: {error}", where=where, advice="Write a list or an object."
         ) from error
 
 
@@ -124,19 +129,34 @@ def _unwrapped(document: Any) -> object:
 def _csv(data: bytes, path: Path) -> list[object]:
     try:
         text = data.decode("utf-8-sig")
-        return [
-            {name: _cell(value) for name, value in row.items() if name is not None}
-            for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        ]
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        names = [name.strip() for name in next(reader, [])]
+        rows = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"this is not a CSV: {error}", where=str(path), advice="Save it as UTF-8 CSV."
         ) from error
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"columns have the same name: {', '.join(twice)}",
+            where=str(path),
+            advice="Give every column its own name in the first line.",
+        )
+    for line, row in rows:
+        if len(row) != len(names):
+            raise DataError(
+                f"a row has {len(row)} cells under {len(names)} names",
+                where=f"{path}, line {line}",
+                advice="Write one cell for each column; leave it empty for a missing value.",
+            )
+    return [dict(zip(names, map(_cell, row), strict=True)) for _, row in rows]
 
 
-def _cell(text: str | None) -> object:
+def _cell(text: str) -> object:
     """Return a number where it is one, None where it is empty, otherwise the text."""
-    if text is None or not text.strip():
+    if not text.strip():
         return None
     try:
         return float(text)

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from fieldloop.bundle import unpack
-from fieldloop.errors import FieldloopError, ModelRuntimeError
+from fieldloop.errors import ConfigError, FieldloopError, ModelRuntimeError
 from fieldloop.integrity import PublicKey, TrustPolicy
 from fieldloop.manifest import Precision
 from fieldloop_device.measured import Latency, Measured, VariantMeasurement
@@ -75,12 +75,19 @@ def measure(
 
     Raises:
         BundleError: The bundle is not sound or not trusted.
+        ConfigError: More threads than there are cores, and nothing else.
         ModelRuntimeError: No variant runs here.
     """
-    content = unpack(read_bundle(bundle), trust=trust)
+    content = unpack(read_bundle(bundle), trust=trust, where=str(bundle))
     results: list[_Result] = []
     failures: dict[str, str] = {}
     cores = len(os.sched_getaffinity(0))
+    if not any(1 <= count <= cores for count in thread_counts):
+        raise ConfigError(
+            f"none of the thread counts {', '.join(map(str, thread_counts))} can run here",
+            where=f"{cores} cores",
+            advice=f"Give counts from 1 to {cores}.",
+        )
     for variant in content.manifest.variants:
         for num_threads in sorted({count for count in thread_counts if 1 <= count <= cores}):
             progress(f"{variant.precision}, {num_threads} threads")

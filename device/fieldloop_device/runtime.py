@@ -86,7 +86,8 @@ class Runtime:
         if trust is None:
             trust = _root_trust(device_root, backend)
         data = source if isinstance(source, bytes) else read_bundle(Path(source))
-        content = unpack(data, trust=trust)
+        name = "" if isinstance(source, bytes) else str(source)
+        content = unpack(data, trust=trust, where=name)
         variants = _candidates(content, precision, measured or {})
         variant, engine = _load(content, variants, backend=backend, num_threads=num_threads)
         runtime = cls(content, variant, engine)

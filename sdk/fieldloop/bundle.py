@@ -126,18 +126,27 @@ def pack(
     return data
 
 
-def unpack(data: bytes, *, trust: TrustPolicy) -> BundleContent:
+def unpack(data: bytes, *, trust: TrustPolicy, where: str = "") -> BundleContent:
     """Verify a bundle and return its content.
 
     Args:
         data: The file's bytes; they are not touched again, so read the file once and use these.
         trust: Who is trusted, and what this device can run.
+        where: The file, for errors.
 
     Raises:
         TrustError: Not signed by a trusted key, changed after signing, or a downgrade.
         BundleError: Truncated or malformed.
         CompatibilityError: For another device class, or a newer runtime or format.
     """
+    try:
+        return _verified(data, trust)
+    except FieldloopError as error:
+        error.where = error.where or where
+        raise
+
+
+def _verified(data: bytes, trust: TrustPolicy) -> BundleContent:
     manifest_bytes, signatures, payload = _take_apart(data)
     manifest = trust.check(manifest_bytes, signatures)
     contents = _verified_entries(manifest, payload)

@@ -197,7 +197,33 @@ def test_bad_input_is_one_paragraph_and_an_exit_code(device, tmp_path, name, con
 
 def test_json_errors_are_for_machines(device, tmp_path):
     result = invoke("predict", tmp_path / "nowhere.csv", "--root", device.path, "--json")
-    assert json.loads(result.output)["error"] == "DataError"
+    assert json.loads(result.stdout)["error"] == "DataError"
+    assert result.stderr.startswith("error: ")
+    for words in (["predict", "--nope"], ["measure", "--interval-ms", "x"], ["nonsense"]):
+        result = invoke(*words, "--json")
+        assert (result.exit_code, json.loads(result.stdout)["error"]) == (2, "UsageError")
+
+
+def test_an_unexpected_error_is_one_line(device, monkeypatch):
+    def broken(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("fieldloop_device.cli.read_status", broken)
+    result = invoke("status", "--root", device.path, "--json")
+    assert (result.exit_code, json.loads(result.stdout)["error"]) == (1, "InternalError")
+    assert result.stderr.startswith("error: internal error: RuntimeError: a bug. ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_bundle_that_is_missing_or_none_is_named(bundle, rows, trusted, tmp_path):
+    for command in (["predict", "{}", rows], ["measure", "{}"]):
+        for path, code in ((tmp_path / "none.flb", 2), (rows, 1)):
+            words = [str(path) if word == "{}" else word for word in command]
+            result = invoke(*words, "--trusted", trusted)
+            assert (result.exit_code, path.name in result.stderr) == (code, True)
+    for option in (["--interval-ms", "-5"], ["--interval-ms", "nan"], ["--threads", "100000"]):
+        result = invoke("measure", bundle, "--trusted", trusted, *option)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
 
 
 def test_predict_wants_a_bundle_or_a_root(device, rows):

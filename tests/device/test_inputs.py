@@ -20,6 +20,8 @@ def written(tmp_path, name, content):
             [{"current": 1.5, "fuel": "diesel"}, {"current": None, "fuel": "gas"}],
         ),
         ("a.csv", "\ufeffcurrent\n1\n", [{"current": 1.0}]),
+        ("a.csv", "current; fuel\n1.5;diesel\n", [{"current": 1.5, "fuel": "diesel"}]),
+        ("a.csv", "current\tfuel\n1.5\tdiesel\n", [{"current": 1.5, "fuel": "diesel"}]),
         ("a.json", "[[1, 2], [3, 4]]", [[1, 2], [3, 4]]),
         ("a.json", "[1, 2]", [[1, 2]]),
         ("a.json", '{"current": 1}', [{"current": 1}]),
@@ -53,6 +55,20 @@ def test_arrays_have_their_rows_first(tmp_path):
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content):
     with pytest.raises(DataError, match=name):
+        read_many(written(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "a,b\n1,2\n1\n", r"1 cells under 2 names \(.*a\.csv, line 3\)"),
+        ("a.csv", "a,b\n1,2,3\n", "3 cells under 2 names"),
+        ("a.csv", "a,a\n1,2\n", "the same name: a"),
+        ("a.jsonl", "[1]\n\nnope\n", r"a\.jsonl, line 3"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused_with_its_line(tmp_path, name, content, said):
+    with pytest.raises(DataError, match=said):
         read_many(written(tmp_path, name, content))
 
 

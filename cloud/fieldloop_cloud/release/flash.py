@@ -77,7 +77,7 @@ def flash(bundle: Path | str, root: Path | str) -> Flashed:
     data = read_bundle(Path(bundle))
     with locked(device.path):
         active = read_active(device.path)
-        content = unpack(data, trust=_trust(device, device_class, active))
+        content = unpack(data, trust=_trust(device, device_class, active), where=str(bundle))
         slot: Slot = other_slot(active) if active else "a"
         _check_space(device.path, len(data))
         try:

@@ -39,7 +39,7 @@ def publish(home: Home, bundle: Path) -> BundleContent:
         BundleError: It is malformed or signed by somebody else.
     """
     data = read_bundle(bundle)
-    content = unpack(data, trust=TrustPolicy(keys=(public_key(home),)))
+    content = unpack(data, trust=TrustPolicy(keys=(public_key(home),)), where=str(bundle))
     path = home.release_file(sha256_hex(data))
     if not path.exists():
         write_file(path, data)

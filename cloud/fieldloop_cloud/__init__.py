@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fieldloop_cloud.compile.api import to_tflite
+    from fieldloop_cloud.compile.lowering import lowers, supported
     from fieldloop_cloud.data.dataset import Dataset
     from fieldloop_cloud.release.builder import bundle
     from fieldloop_cloud.train.run import Run
@@ -24,12 +25,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Dataset", "Run", "__version__", "bundle", "to_tflite", "train"]
+__all__ = [
+    "Dataset",
+    "Run",
+    "__version__",
+    "bundle",
+    "lowers",
+    "supported",
+    "to_tflite",
+    "train",
+]
 
 _HOMES = {
     "Dataset": "fieldloop_cloud.data.dataset",
     "Run": "fieldloop_cloud.train.run",
     "bundle": "fieldloop_cloud.release.builder",
+    "lowers": "fieldloop_cloud.compile.lowering",
+    "supported": "fieldloop_cloud.compile.lowering",
     "to_tflite": "fieldloop_cloud.compile.api",
     "train": "fieldloop_cloud.train.trainer",
 }

@@ -31,7 +31,7 @@ Your own estimator, from anywhere in your own code:
 
     >>> import numpy as np
     >>> from sklearn.base import BaseEstimator, RegressorMixin
-    >>> from fieldloop_cloud.compile.api import to_tflite
+    >>> from fieldloop_cloud import lowers, to_tflite
     >>> class Halver(RegressorMixin, BaseEstimator):
     ...     def fit(self, X, y):
     ...         self.n_features_in_ = X.shape[1]
@@ -74,6 +74,7 @@ Lowering = Callable[[Any, Value, "Context"], Outputs]
 _F = TypeVar("_F", bound=Lowering)
 
 _registry: dict[str, Lowering] = {}
+_refused: set[str] = set()
 
 SMALL = 128
 """Tables with fewer elements stay float32: the op that unpacks them would cost more bytes."""
@@ -94,7 +95,24 @@ def lowers(*kinds: type | str) -> Callable[[_F], _F]:
 
     def register(function: _F) -> _F:
         for kind in kinds:
-            _registry[kind if isinstance(kind, str) else _full_name(kind)] = function
+            name = kind if isinstance(kind, str) else _full_name(kind)
+            _registry[name] = function
+            _refused.discard(name)
+        return function
+
+    return register
+
+
+def refuses(*kinds: type | str) -> Callable[[_F], _F]:
+    """Register a function that only says why these types cannot be compiled, and what can.
+
+    Args:
+        kinds: As for `lowers`; `supported` leaves them out.
+    """
+
+    def register(function: _F) -> _F:
+        lowers(*kinds)(function)
+        _refused.update(kind if isinstance(kind, str) else _full_name(kind) for kind in kinds)
         return function
 
     return register
@@ -103,7 +121,8 @@ def lowers(*kinds: type | str) -> Callable[[_F], _F]:
 def supported() -> tuple[str, ...]:
     """Return the full names of all estimators that can be compiled."""
     _load_families()
-    return tuple(sorted(_registry))
+    names = _registry.keys() - _refused
+    return tuple(sorted(name for name in names if not name.rpartition(".")[2].startswith("_")))
 
 
 @dataclass

@@ -15,7 +15,7 @@ from sklearn.multiclass import (
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 
 from fieldloop_cloud.compile.classical.svm import pair_decision
-from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
+from fieldloop_cloud.compile.lowering import Context, Outputs, lowers, refuses
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
 
@@ -139,7 +139,7 @@ def _vote(member: Outputs, context: Context) -> Tensor:
     return g.reshape(g.cast(label, "float32"), (-1, 1))
 
 
-@lowers(MultiOutputClassifier, ClassifierChain)
+@refuses(MultiOutputClassifier, ClassifierChain)
 def several_targets(estimator: Any, _: Value, context: Context) -> Outputs:
     """Refused: a signature has one list of labels."""
     raise context.refuse(

@@ -77,8 +77,8 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a frame whose columns of written numbers are numbers; other columns stay as they are.
 
     Example:
-        >>> typed(pd.DataFrame({"a": ["1", "2"], "b": ["1", "x"]})).iloc[1].to_list()
-        [2.0, 'x']
+        >>> typed(pd.DataFrame({"a": ["1", "2"], "b": ["1", "x"]}))["a"].to_list()
+        [1.0, 2.0]
     """
     made = {}
     for name, cells in frame.items():

@@ -20,8 +20,9 @@ import numpy as np
 from fieldloop.errors import ConfigError, GateError
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.files import cannot_write
 from fieldloop_cloud.fleet.drift import DriftVerdict
-from fieldloop_cloud.fleet.field_test import FieldRecord, FieldTest
+from fieldloop_cloud.fleet.fieldwork import FieldRecord, Fieldwork
 from fieldloop_cloud.fleet.retrain import Retrained, retrain
 from fieldloop_cloud.fleet.rollout_state import RolloutState
 from fieldloop_cloud.fleet.server import Server
@@ -152,14 +153,14 @@ def run_loop(
 
     with Server(home) as server, _running(roots) as devices:
         traffic = Traffic(devices, rows_per_s=settings.rows_per_s)
-        test = FieldTest(server, traffic, window_s=settings.window_s, progress=progress)
-        test.live_through(field.before, "before the change", run, first, with_faults=True)
-        false_alarms = test.drifted(run, first)
-        test.live_through(field.under, "under the change", run, first)
-        drift = _noticed(test.drifted(run, first))
-        test.tell(_drift_sentence(drift))
+        work = Fieldwork(server, traffic, window_s=settings.window_s, progress=progress)
+        work.live_through(field.before, "before the change", run, first, with_faults=True)
+        false_alarms = work.drifted(run, first)
+        work.live_through(field.under, "under the change", run, first)
+        drift = _noticed(work.drifted(run, first))
+        work.tell(_drift_sentence(drift))
 
-        test.label_samples()
+        work.label_samples()
         second = retrain(
             run,
             at_home,
@@ -171,16 +172,16 @@ def run_loop(
             epsilon=settings.epsilon,
             progress=progress,
         )
-        test.tell(second.gate.sentence)
+        work.tell(second.gate.sentence)
         release = bundle(
             second.require(),
             name=MODEL_NAME,
             home=home,
             parent_sha256=first.sha256,
         )
-        rollout = test.roll_out(release, field.under)
-        test.live_through(field.after, "after redeployment", second.challenger, release)
-        test.close_books()
+        rollout = work.roll_out(release, field.under)
+        work.live_through(field.after, "after redeployment", second.challenger, release)
+        work.close_books()
 
     return LoopResult(
         settings=settings,
@@ -191,7 +192,7 @@ def run_loop(
         drift=drift,
         rollout=rollout,
         field=field,
-        record=test.record,
+        record=work.record,
         elapsed_s=time.monotonic() - started,
     )
 
@@ -207,10 +208,13 @@ def _prepare(out: Path) -> None:
             where=str(out),
             advice="Name a new directory with --out.",
         )
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    marker.touch()
+    try:
+        if out.exists():
+            shutil.rmtree(out)
+        out.mkdir(parents=True)
+        marker.touch()
+    except OSError as error:
+        raise cannot_write(out, error) from error
 
 
 def _train(at_home: Dataset, settings: LoopSettings, out: Path, progress: Progress) -> Run:

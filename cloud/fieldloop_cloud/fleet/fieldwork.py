@@ -1,4 +1,4 @@
-"""A field test on one's desk: running devices live through stretches of a field of known truth.
+"""Fieldwork on one's desk: running devices live through stretches of a field of known truth.
 
 Each method is one thing that happens in the life of a fleet, done through the same calls a person
 would use, and written down in a `FieldRecord`: inputs come and are answered, things break, drift is
@@ -44,7 +44,7 @@ class Phase:
         name: For people.
         accuracy: Against the known truth, with interval.
         estimated: As the telemetry alone suggests it; None if the model has no probabilities.
-        at_s: When each input was sent, seconds from the test's start.
+        at_s: When each input was sent, seconds from the start of the work.
         right: Whether each was answered rightly.
     """
 
@@ -81,7 +81,7 @@ class FieldRecord:
         return sum(item.missing for item in self.counts) + sum(self.outbox_left.values())
 
 
-class FieldTest:
+class Fieldwork:
     """Devices, the server at home, and what happens between them.
 
     Args:

@@ -5,6 +5,7 @@ import os
 import tempfile
 import tomllib
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,6 +97,10 @@ def cannot_write(path: Path, error: OSError) -> EnvironmentFaultError:
     )
 
 
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, _SCALARS) and not (isinstance(value, float) and not isfinite(value))
+
+
 def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     """Write tables of scalars as TOML (JSON's scalars are TOML's); empty tables are left out.
 
@@ -110,10 +115,10 @@ def to_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
     """
     lines: list[str] = []
     for section, values in tables.items():
-        wrong = [name for name, value in values.items() if not isinstance(value, _SCALARS)]
+        wrong = [name for name, value in values.items() if not _is_scalar(value)]
         if wrong:
             raise ConfigError(
-                "a setting must be text, a number or true/false",
+                "a setting must be text, a finite number or true/false",
                 where=f"[{section}] {wrong[0]}",
                 advice="Give a plain value.",
             )

@@ -174,13 +174,14 @@ def provision_command(
     """Give a DEVICE its identity: certificate, trusted key and settings."""
     from fieldloop_cloud.release.provision import check_request, provision  # noqa: PLC0415
 
-    check_request(device, device_class)
+    telemetry = {} if window_s is None else {"window_s": window_s}
+    check_request(device, device_class, telemetry)
     identity = provision(
         with_network(home, host, broker_port, http_port),
         device,
         device_class,
         root,
-        telemetry={} if window_s is None else {"window_s": window_s},
+        telemetry=telemetry,
         samples=samples,
     )
 

@@ -5,6 +5,7 @@ the next release number, pack and sign it, read it back as a device would, and o
 under its hash. The same model, key, name and number give the same bytes.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from fieldloop.signature import Signature
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.inspect import ModelFacts, inspect
 from fieldloop_cloud.compile.runtimes import min_runtime
-from fieldloop_cloud.files import write_file
+from fieldloop_cloud.files import check_writable, write_file
 from fieldloop_cloud.release.contents import Contents, Shipped, contents_of_run
 from fieldloop_cloud.release.counter import next_release
 from fieldloop_cloud.release.home import Home
@@ -28,6 +29,8 @@ from fieldloop_cloud.release.own_model import contents_of_model
 from fieldloop_cloud.release.signing import signing_key
 from fieldloop_cloud.release.targets import Target, is_class_name, load_target, version_tuple
 from fieldloop_cloud.train.run import Run
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,7 @@ def bundle(
     """
     home = home if isinstance(home, Home) else Home(Path(home))
     _check_name(name)
+    _check_request(parent_sha256, out)
     contents = _contents(model, device_classes, reference, truth)
     targets = [load_target(item) for item in (device_classes or contents.device_classes)]
     facts = {item.precision: inspect(item.compiled.tflite) for item in contents.variants}
@@ -141,6 +145,21 @@ def _check_name(name: str) -> None:
             f"{name!r} is no model name",
             advice="Use 1 to 64 lower-case letters, digits and hyphens.",
         )
+
+
+def _check_request(parent_sha256: str, out: Path | None) -> None:
+    """Check what would otherwise be found out after the release was published."""
+    if parent_sha256 and not _SHA256.fullmatch(parent_sha256):
+        raise ConfigError(
+            f"{parent_sha256!r} is no bundle's hash",
+            where="replaces",
+            advice="Give the 64 hex digits that `fieldloop inspect` shows.",
+        )
+    if out is None:
+        return
+    if out.is_dir():
+        raise ConfigError("the output is a directory", where=str(out), advice="Name a file.")
+    check_writable(out.parent)
 
 
 def _variant(item: Shipped, facts: ModelFacts, signature: Signature) -> Variant:

@@ -18,6 +18,7 @@ fleet/
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from fieldloop_cloud.files import cannot_write, read_toml, to_toml, write_file
 
 DEFAULT_HOME = Path("fleet")
 """Where commands look for the home without `--home`."""
+
+_HOST = re.compile(r"[A-Za-z0-9_.:%-]{1,253}")
 
 
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,9 +95,11 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                     advice="Use a number from 1 to 65535.",
                 )
         for section, host in (("broker", self.broker.host), ("http", self.http.host)):
-            if not host.strip():
+            if not _HOST.fullmatch(host):
                 raise ConfigError(
-                    "the host is empty", where=f"[{section}] host", advice="Name a host."
+                    f"{host!r} is no host" if host.strip() else "the host is empty",
+                    where=f"[{section}] host",
+                    advice="Give a host name or an address.",
                 )
         if not (self.alarms.false_alarms_per_fleet_month > 0 and self.alarms.period_s > 0):
             raise ConfigError(

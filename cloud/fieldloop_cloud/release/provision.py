@@ -5,6 +5,7 @@ device. The private key lies only there; the home keeps the device's name and cl
 list of the fleet's devices.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def provision(
         EnvironmentFaultError: A directory cannot be written.
     """
     home = home if isinstance(home, Home) else Home(Path(home))
-    checked_device_id(device_id)
+    check_request(device_id, device_class, telemetry)
     target = load_target(device_class)
     device_root = DeviceRoot(Path(root) if root is not None else home.device(device_id))
     _check_vacant(device_root, device_id)
@@ -93,14 +94,23 @@ def provision(
     )
 
 
-def check_request(device_id: str, device_class: str | Path) -> None:
-    """Check a device's id and class before anything is written.
+def check_request(
+    device_id: str, device_class: str | Path, telemetry: Mapping[str, Any] | None = None
+) -> None:
+    """Check a device's id, class and settings before anything is written.
 
     Raises:
         ConfigError: One of them is wrong.
     """
     checked_device_id(device_id)
     load_target(device_class)
+    window_s = (telemetry or {}).get("window_s", 1.0)
+    if not 0 < window_s < math.inf:
+        raise ConfigError(
+            f"a telemetry window of {window_s} s cannot be kept",
+            where="[telemetry] window_s",
+            advice="Give seconds above 0.",
+        )
 
 
 def provisioned(home: Home) -> dict[str, str]:

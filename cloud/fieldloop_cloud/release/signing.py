@@ -11,7 +11,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from fieldloop.errors import ConfigError, EnvironmentFaultError
+from fieldloop.errors import ConfigError, EnvironmentFaultError, FieldloopError
 from fieldloop.integrity import PublicKey, SigningKey
 from fieldloop_cloud.files import fsync_directory, write_file
 from fieldloop_cloud.release.home import Home
@@ -23,11 +23,12 @@ def signing_key(home: Home) -> SigningKey:
     """Return the home's release key, making it on first use.
 
     Raises:
-        ConfigError: The key file can be read by others or holds no key.
+        ConfigError: The key file can be read by others, holds no key, or is lost.
         EnvironmentFaultError: The key cannot be read or written.
     """
     with home.locked():
         if not home.signing_key_file.exists():
+            _refuse_second(home)
             _create(home)
         key = _load(home.signing_key_file)
         _export(key.public, home.public_key_file)
@@ -37,6 +38,16 @@ def signing_key(home: Home) -> SigningKey:
 def public_key(home: Home) -> PublicKey:
     """Return the public part that devices trust (makes the key on first use)."""
     return signing_key(home).public
+
+
+def _refuse_second(home: Home) -> None:
+    """Refuse to replace a lost key in silence: no device would take what the new one signs."""
+    if home.public_key_file.exists() or any(home.releases.glob("*.flb")):
+        raise ConfigError(
+            "the release key is lost; the devices of this home trust no other",
+            where=str(home.signing_key_file),
+            advice="Restore it from a backup, or begin a new home and provision every device anew.",
+        )
 
 
 def _create(home: Home) -> None:
@@ -80,7 +91,14 @@ def _load(path: Path) -> SigningKey:
             advice=f"Run `chmod 600 {path}`; if others may have copied it, provision anew with a "
             "new key.",
         )
-    return SigningKey.from_pem(pem)
+    try:
+        return SigningKey.from_pem(pem)
+    except FieldloopError as error:
+        raise ConfigError(
+            f"the release key cannot be used: {error.what}",
+            where=str(path),
+            advice="Restore it from a backup.",
+        ) from error
 
 
 def _export(key: PublicKey, path: Path) -> None:

@@ -4,6 +4,7 @@ dataset -> split -> each candidate: fitted, compiled, quantized, measured, gated
 -> the sealed test set, once -> reference profile and golden answers -> run
 """
 
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,9 +98,21 @@ def train(
         ending.run(front[choice.index], choice.why), elapsed_s=time.monotonic() - started
     )
     if out is not None:
-        run = run.save(out)
-        write_run_report(run, Path(out) / "report.html")
+        run = _written(run, Path(out))
     progress("done", 1.0, f"chose {run.chosen.name}")
+    return run
+
+
+def _written(run: Run, out: Path) -> Run:
+    """Write the run and its report; what cannot be finished is taken away again."""
+    is_new = not out.exists() or not any(out.iterdir())
+    try:
+        run = run.save(out)
+        write_run_report(run, out / "report.html")
+    except BaseException:
+        if is_new:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
     return run
 
 

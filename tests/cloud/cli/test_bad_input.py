@@ -187,6 +187,9 @@ def test_a_taken_port_stops_the_server_before_it_serves(tmp_path):
         (["provision", "Pi 1", "--class", "x86"], "Pi 1"),
         (["provision", "pi-1", "--class", "pi9"], "pi9"),
         (["provision", "pi-1", "--class", "x86", "--broker-port", "99999"], "99999"),
+        (["provision", "pi-1", "--window-s", "nan"], "window_s"),
+        (["provision", "pi-1", "--window-s", "-1"], "window_s"),
+        (["provision", "pi-1", "--host", "my host"], "'my host' is no host"),
         (["rollout", "status"], "no fleet home"),
         (["fleet", "drift"], "no fleet home"),
         (["label", "export", "-o", "s.csv"], "no fleet home"),
@@ -198,6 +201,19 @@ def test_a_command_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch, words
     monkeypatch.chdir(tmp_path)
     refused(fieldloop(*words), 2, said)
     assert not [item for item in _snapshot(tmp_path) if "device" in item or "run" in item]
+
+
+def test_an_inspected_file_that_is_none_is_named(home, tmp_path):
+    path = tmp_path / "m.flb"
+    for content in (publish(home).read_bytes()[:500], b"hello", b""):
+        path.write_bytes(content)
+        done = fieldloop("inspect", path, "--home", home.path)
+        refused(done, 1 if len(content) > 10 else 2, "m.flb")
+
+
+def test_a_demo_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    refused(fieldloop("demo", "-o", tmp_path / "file" / "demo"), 1, "cannot be written")
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,18 @@ def test_a_wrong_name_or_class_is_refused_before_anything_is_made(run, home, nam
     assert not home.path.exists()
 
 
+def test_what_else_is_wrong_is_found_before_a_release_is_published(run, home, tmp_path):
+    (tmp_path / "file").touch()
+    for options, error in (
+        ({"parent_sha256": "abc"}, ConfigError),
+        ({"out": tmp_path}, ConfigError),
+        ({"out": tmp_path / "file" / "m.flb"}, EnvironmentFaultError),
+    ):
+        with pytest.raises(error):
+            bundle(run, name="iris", home=home, **options)
+    assert not home.path.exists()
+
+
 def test_a_failed_write_publishes_nothing_and_its_number_is_never_used_again(
     run, home, monkeypatch
 ):

@@ -1,13 +1,15 @@
 """The home directory: paths, settings, and writes that are whole or not at all."""
 
 import errno
+import math
 import os
 import stat
+import tomllib
 
 import pytest
 
 from fieldloop.errors import ConfigError, EnvironmentFaultError
-from fieldloop_cloud.files import write_file
+from fieldloop_cloud.files import to_toml, write_file
 from fieldloop_cloud.release.home import (
     BrokerSettings,
     FleetSettings,
@@ -18,9 +20,23 @@ from fieldloop_cloud.release.home import (
 
 def test_settings_come_back_as_they_were_written(tmp_path):
     settings = FleetSettings(
-        broker=BrokerSettings(host='pi\'s "host"', port=1883, tls=False), http=HttpSettings(port=81)
+        broker=BrokerSettings(host="pi.lan", port=1883, tls=False), http=HttpSettings(port=81)
     )
     assert Home(tmp_path / "fleet").create(settings).settings() == settings
+
+
+def test_any_text_survives_toml_and_a_number_that_is_none_is_refused():
+    texts = {"host": 'pi\'s "host"', "path": "a\\b\tü\n"}
+    assert tomllib.loads(to_toml({"device": texts})) == {"device": texts}
+    for number in (math.nan, math.inf):
+        with pytest.raises(ConfigError, match=r"\[device\] window_s"):
+            to_toml({"device": {"window_s": number}})
+
+
+@pytest.mark.parametrize("host", ["", "my host", "pi's", "http://pi"])
+def test_a_host_that_is_none_is_refused(tmp_path, host):
+    with pytest.raises(ConfigError, match="host"):
+        Home(tmp_path / "fleet").create(FleetSettings(broker=BrokerSettings(host=host)))
 
 
 def test_making_a_home_again_keeps_its_settings_and_secrets_are_for_the_owner(tmp_path):

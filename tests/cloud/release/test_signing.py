@@ -6,7 +6,7 @@ import stat
 import pytest
 from support.releases import publish
 
-from fieldloop.errors import ConfigError, DataError
+from fieldloop.errors import ConfigError
 from fieldloop.integrity import PublicKey
 from fieldloop_cloud.release import counter
 from fieldloop_cloud.release.counter import next_release
@@ -38,9 +38,17 @@ def test_a_key_that_others_can_read_is_refused(home):
 def test_a_damaged_key_is_refused_and_left_alone(home):
     signing_key(home)
     home.signing_key_file.write_bytes(b"no key")
-    with pytest.raises(DataError):
+    with pytest.raises(ConfigError, match=r"release\.pem"):
         signing_key(home)
     assert home.signing_key_file.read_bytes() == b"no key"
+
+
+def test_a_lost_key_is_not_replaced_in_silence(home):
+    signing_key(home)
+    home.signing_key_file.unlink()
+    with pytest.raises(ConfigError, match=r"is lost.*release\.pem.*backup"):
+        signing_key(home)
+    assert not home.signing_key_file.exists()
 
 
 def _key_id(path):

@@ -1,6 +1,7 @@
 """From a data set and a device to a run."""
 
 import dataclasses
+import importlib
 import re
 
 import numpy as np
@@ -191,6 +192,17 @@ def test_a_run_that_fails_leaves_nothing_where_it_was_to_be_written(tmp_path):
     noise = from_arrays(random.normal(size=(60, 2)), random.integers(0, 2, 60))
     with pytest.raises(GateError):
         train(noise, candidates=["logistic"], out=tmp_path / "runs" / "noise")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_whose_writing_fails_midway_is_taken_away(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise EnvironmentFaultError("the disk is full")
+
+    trainer = importlib.import_module("fieldloop_cloud.train.trainer")
+    monkeypatch.setattr(trainer, "write_run_report", full)
+    with pytest.raises(EnvironmentFaultError):
+        train(Dataset.load("sklearn:iris"), candidates=["logistic"], out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 

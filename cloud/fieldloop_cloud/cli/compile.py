@@ -14,6 +14,8 @@ from fieldloop.integrity import PublicKey, TrustPolicy
 from fieldloop.manifest import BundleContent, Precision
 from fieldloop_cloud.cli.output import emit, home_option, json_option, plain, table, vacant
 from fieldloop_cloud.cli.rows import load_rows
+from fieldloop_cloud.cli.train import epsilon_option
+from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.releases import read_bundle
 
@@ -33,10 +35,17 @@ _PICKLED = frozenset({".joblib", ".pkl", ".pickle"})
 )
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "float16", "dynamic", "int8"]),
+    type=click.Choice(["auto", "float32", "float16", "dynamic", "int8"]),
     default="float32",
     show_default=True,
+    help="auto takes the smallest that is proven to answer as the original.",
 )
+@click.option(
+    "--held-out",
+    type=click.Path(path_type=Path),
+    help="Rows to compare on, best ones that it was not fitted on; by default the example.",
+)
+@epsilon_option
 @click.option("--trust", is_flag=True, help="Load a pickled model; it may run any code.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @json_option
@@ -46,6 +55,8 @@ def compile_command(
     example: Path,
     out: Path,
     precision: str,
+    held_out: Path | None,
+    epsilon: float,
     trust: bool,
     force: bool,
     as_json: bool,
@@ -62,29 +73,52 @@ def compile_command(
 
     vacant(out, force=force)
     fitted = _load_model(model, trust=trust)
-    rows = load_rows(example)
-    if model.suffix == ".keras":
-        rows = _numbers(rows, where=str(example))
-    compiled = to_tflite(fitted, example=rows, precision=cast("Precision", precision))
+    compiled = to_tflite(
+        fitted,
+        example=_rows(example, model),
+        precision=cast("Precision", precision),
+        held_out=None if held_out is None else _rows(held_out, model),
+        epsilon=epsilon,
+    )
     written = save_compiled(compiled, out)
     result = {
         "tflite": out,
         "signature": written.signature,
-        "precision": precision,
+        "precision": compiled.precision,
         "size_bytes": len(compiled.tflite),
         "evidence": compiled.evidence,
     }
 
     def text(console: Console) -> None:
-        found = compiled.evidence
-        console.print(f"{out}: {len(compiled.tflite)} bytes, {precision}", markup=False)
+        if compiled.evidence.rungs:
+            _show_rungs(compiled, console)
         console.print(
-            f"compared with the {found.original} on {found.row_count} rows and "
-            f"{found.probe_count} probes: {found.label_changes} labels changed",
+            f"{out}: {len(compiled.tflite)} bytes, {compiled.precision}\n"
+            f"{compiled.evidence.sentence}",
             markup=False,
         )
 
     emit(result, as_json=as_json, text=text)
+
+
+def _show_rungs(compiled: Compiled, console: Console) -> None:
+    rows = [
+        (
+            ("→ " if rung.precision == compiled.precision else "") + rung.precision,
+            rung.size_bytes,
+            rung.gate.agreement if rung.gate else None,
+            rung.gate.verdict if rung.gate else "not possible",
+        )
+        for rung in compiled.evidence.rungs
+    ]
+    console.print(table("precisions", ("precision", "bytes", "same labels", "verdict"), rows))
+    for rung in compiled.evidence.rungs:
+        console.print(f"{rung.precision}: {rung.reason}", markup=False)
+
+
+def _rows(path: Path, model: Path) -> Any:
+    rows = load_rows(path)
+    return _numbers(rows, where=str(path)) if model.suffix == ".keras" else rows
 
 
 def _numbers(rows: Any, *, where: str) -> Any:

@@ -5,29 +5,42 @@ model → scikit-learn: `classical_model` (rows → lowering → flatbuffer → 
       → `Compiled`
 """
 
+import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from fieldloop.manifest import Precision
 from fieldloop.signature import Category, FeatureSpec, ImageSpec
+from fieldloop_cloud.compile.auto import smallest_proven
 from fieldloop_cloud.compile.classical_model import compile_classical
 from fieldloop_cloud.compile.compiled import Compiled
-from fieldloop_cloud.compile.rows import Rows
+from fieldloop_cloud.compile.quantize import (
+    CLASSICAL_LADDER,
+    EPSILON,
+    NET_LADDER,
+    calibration_sha256,
+    check_epsilon,
+)
+from fieldloop_cloud.compile.rows import Rows, table_of
 
 
 def to_tflite(
     model: Any,
     *,
     example: Any,
-    precision: Precision = "float32",
+    precision: Precision | Literal["auto"] = "float32",
     labels: Sequence[Category] | None = None,
     features: Sequence[FeatureSpec] | None = None,
     image: ImageSpec | None = None,
     held_out: Any = None,
+    epsilon: float = EPSILON,
 ) -> Compiled:
     """Compile a fitted model to a TFLite flatbuffer of builtin ops, exactly, or refuse.
 
@@ -37,13 +50,16 @@ def to_tflite(
         example: Rows like those that it was fitted on, (n, n_features), in the same form (array of
             the same dtype, DataFrame); for a Keras model the calibration rows. The more, the
             stronger the comparison with the original.
-        precision: `float32`, `float16` or `int8`. For a classical model int8 means an int8 input
-            with a scale for each feature, and int8 tables.
+        precision: `float32`, `float16`, `int8`, or for a net `dynamic`. For a classical model int8
+            means an int8 input with a scale for each feature, and int8 tables. `auto` takes the
+            smallest that is proven to answer as the original; `evidence.rungs` tells what each
+            reached. A label needs some 270 rows for proof at an epsilon of 0.01.
         labels: Names of the classes, in the order of `classes_` (or indexed by them); None: the
             model's own.
         features: Names, units, ranges and categories of the columns; None: from the example.
         image: The image preprocessing, if a row is a (flattened) image.
         held_out: Rows to compare on; None: the example.
+        epsilon: For `auto` the largest share of labels, or loss of R², that may differ.
 
     Returns:
         The flatbuffer with its signature and the evidence of the comparison.
@@ -51,6 +67,7 @@ def to_tflite(
     Raises:
         UnsupportedError: It cannot be compiled exactly; names the estimator and the parameter.
         DataError: The example is no table, or the model refuses it.
+        ConfigError: A precision that this kind of model does not have, or a wrong epsilon.
         GateError: The compiled model deviates from the original beyond the stated limit.
 
     Example:
@@ -61,19 +78,69 @@ def to_tflite(
         >>> compiled.run(X[:2])["label"].tolist()
         [0, 0]
     """
-    if _is_keras(model):
-        keras = importlib.import_module("fieldloop_cloud.compile.keras")
-        compiled: Compiled = keras.compile_keras(
-            model,
-            precision=precision,
-            example=example,
-            labels=labels,
-            features=_columns(example, features, image),
-            image=image,
+    check_epsilon(epsilon)
+    job = _Job(example, labels, features, image, held_out)
+    make = _net if _is_keras(model) else _classical
+    if precision != "auto":
+        compile_to, _ = make(model, job, (precision,))
+        return compile_to(precision)
+    ladder = NET_LADDER if make is _net else CLASSICAL_LADDER
+    return smallest_proven(*make(model, job, ladder), ladder, epsilon=epsilon)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """What `to_tflite` was given besides the model."""
+
+    example: Any
+    labels: Sequence[Category] | None
+    features: Sequence[FeatureSpec] | None
+    image: ImageSpec | None
+    held_out: Any
+
+
+_CompileTo = Callable[[Precision], Compiled]
+_GiveRows = Callable[[], NDArray[np.float32]]
+
+
+def _classical(model: Any, job: _Job, _: tuple[Precision, ...]) -> tuple[_CompileTo, _GiveRows]:
+    rows = Rows.of(job.example, features=job.features, image=job.image)
+
+    def compile_to(precision: Precision) -> Compiled:
+        made = compile_classical(
+            model, rows, precision=precision, labels=job.labels, held_out=job.held_out
         )
+        return _calibrated(made, rows.example)
+
+    def held_out() -> NDArray[np.float32]:
+        return rows.example if job.held_out is None else rows.encode(table_of(job.held_out))
+
+    return compile_to, held_out
+
+
+def _net(model: Any, job: _Job, precisions: tuple[Precision, ...]) -> tuple[_CompileTo, _GiveRows]:
+    rows = np.asarray(job.example, dtype=np.float32)
+    probes = rows if job.held_out is None else np.asarray(job.held_out, dtype=np.float32)
+    convert = importlib.import_module("fieldloop_cloud.compile.keras").compiler(
+        model,
+        precisions,
+        example=probes,
+        calibration=rows,
+        labels=job.labels,
+        features=_columns(job.example, job.features, job.image),
+        image=job.image,
+    )
+    return lambda precision: _calibrated(convert(precision), rows), lambda: probes
+
+
+def _calibrated(compiled: Compiled, rows: NDArray[np.float32]) -> Compiled:
+    """Note which rows set the ranges of an integer precision."""
+    if compiled.precision not in ("int8", "int16x8"):
         return compiled
-    rows = Rows.of(example, features=features, image=image)
-    return compile_classical(model, rows, precision=precision, labels=labels, held_out=held_out)
+    evidence = msgspec.structs.replace(
+        compiled.evidence, calibration_sha256=calibration_sha256(rows)
+    )
+    return dataclasses.replace(compiled, evidence=evidence)
 
 
 def _columns(

@@ -13,9 +13,26 @@ from fieldloop.errors import SignatureError
 from fieldloop.interpreter import Engine, open_engine
 from fieldloop.manifest import Precision
 from fieldloop.signature import Signature
+from fieldloop_cloud.compile.quantize import Gate
 
 BATCH = 256
 """Rows that `run` gives to the interpreter at a time."""
+
+
+class Rung(msgspec.Struct, frozen=True, kw_only=True):
+    """What one precision reached when the smallest proven one was looked for.
+
+    Attributes:
+        precision: How it was quantized.
+        size_bytes: Of the flatbuffer; None if it could not be had.
+        gate: The comparison with the float32 reference; None if it could not be had.
+        reason: The verdict in one sentence, or why it could not be had.
+    """
+
+    precision: Precision
+    size_bytes: int | None = None
+    gate: Gate | None = None
+    reason: str
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +49,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         deviation: For each real-valued output the largest absolute deviation.
         limit: For each output the largest deviation allowed, relative to the output's size.
         input_label_changes: Rows whose label changes because the input is quantized.
+        calibration_sha256: Hash of the rows that set the ranges of integers; empty without any.
+        rungs: What each precision reached, if the smallest proven one was looked for.
     """
 
     original: str
@@ -42,6 +61,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     deviation: dict[str, float] = {}
     limit: dict[str, float] = {}
     input_label_changes: int = 0
+    calibration_sha256: str = ""
+    rungs: tuple[Rung, ...] = ()
 
     @property
     def sentence(self) -> str:

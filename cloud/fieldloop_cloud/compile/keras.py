@@ -4,7 +4,7 @@ import math
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,43 @@ def compile_keras(
         ModelRuntimeError: The converter aborted or ran out of time.
         EnvironmentFaultError: The packages for nets are not installed.
     """
+    compile_to = compiler(
+        model,
+        (precision,),
+        example=example,
+        labels=labels,
+        features=features,
+        image=image,
+        calibration=calibration,
+        timeout_s=timeout_s,
+        progress=progress,
+    )
+    return compile_to(precision)
+
+
+def compiler(
+    model: Any,
+    precisions: tuple[Precision, ...],
+    *,
+    example: NDArray[np.float32],
+    labels: Sequence[Category] | None = None,
+    features: Sequence[FeatureSpec] | None = None,
+    image: ImageSpec | None = None,
+    calibration: NDArray[np.float32] | None = None,
+    timeout_s: float = CONVERT_TIMEOUT_S,
+    progress: Progress = quiet,
+) -> Callable[[Precision], Compiled]:
+    """Convert a net to several precisions in one process; arguments as for `compile_keras`.
+
+    Returns:
+        A function that compares one of the precisions with the net and returns it compiled, or
+        raises what `compile_keras` raises.
+
+    Raises:
+        UnsupportedError: The net cannot be run and exported.
+        ModelRuntimeError: The converter ended before the net had answered the example.
+        EnvironmentFaultError: The packages for nets are not installed.
+    """
     if missing := missing_packages():
         raise EnvironmentFaultError(
             f"a Keras model cannot be compiled here: {missing}",
@@ -88,23 +125,29 @@ def compile_keras(
         name = _save(model, job, rows)
         np.save(job / "probes.npy", rows)
         np.save(job / "calibration.npy", rows if calibration is None else calibration)
-        write_job(job, name, (precision,))
+        write_job(job, name, precisions)
         end = run_worker(WORKER, job, timeout_s=timeout_s, progress=progress)
-        converted = collect(job, (precision,), first=end, timeout_s=timeout_s, progress=progress)
-        if precision not in converted.models:
-            raise failure(converted.failures[precision], precision)
+        converted = collect(job, precisions, first=end, timeout_s=timeout_s, progress=progress)
+        if not converted.models:
+            raise failure(converted.failures[precisions[0]], precisions[0])
         answers = np.load(job / "answers.npy", allow_pickle=False)
     finally:
         shutil.rmtree(job, ignore_errors=True)
-    return proven(
-        converted.models[precision],
-        precision,
-        probes=rows,
-        answers=answers,
-        labels=labels,
-        features=features,
-        image=image,
-    )
+
+    def compile_to(precision: Precision) -> Compiled:
+        if precision not in converted.models:
+            raise failure(converted.failures[precision], precision)
+        return proven(
+            converted.models[precision],
+            precision,
+            probes=rows,
+            answers=answers,
+            labels=labels,
+            features=features,
+            image=image,
+        )
+
+    return compile_to
 
 
 def proven(

@@ -208,11 +208,13 @@ def _lineage(
             "whether the model was fitted on them"
         ),
     }
+    gates |= {f"precision {rung.precision}": rung.reason for rung in compiled.evidence.rungs}
     if not monitored_names(compiled.signature):
         gates["drift"] = "the input's values have no names, so only the answers are watched"
     return Lineage(
         data_sha256=digest.hexdigest(),
         split_sha256="",
+        calibration_sha256=compiled.evidence.calibration_sha256,
         candidate=compiled.evidence.original.removeprefix("sklearn "),
         metric=scores[0].metric if scores else "",
         gate=gates,

@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from sklearn.compose import ColumnTransformer
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from sklearn.svm import SVC
 from support.commands import fieldloop
 from support.homes import free_port
 from support.releases import PROFILE, publish
@@ -31,6 +32,7 @@ from fieldloop.integrity import PublicKey, TrustPolicy
 from fieldloop.state import ReportedState
 from fieldloop.telemetry import CONFIDENCE_EDGES, Clock, FieldSample, TelemetryWindow
 from fieldloop_cloud.cli.output import DURATION, plain, table
+from fieldloop_cloud.compile.quantize import rows_needed
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.fleet.store import Store
 from fieldloop_cloud.release.home import Home
@@ -151,6 +153,26 @@ def test_reference_rows_are_for_a_flatbuffer_only(released, tmp_path):
     np.savez(tmp_path / "x.npz", X=np.zeros((3, 4)))
     done = fieldloop("bundle", path / "runs" / "first", "--reference", tmp_path / "x.npz")
     assert (done.code, "its own reference rows" in done.err) == (2, True)
+
+
+def test_compile_auto_shows_what_each_precision_reached(tmp_path):
+    X, y = load_digits(return_X_y=True)
+    joblib.dump(SVC(gamma=0.001).fit(X[::2], y[::2]), tmp_path / "m.joblib")
+    np.savez(tmp_path / "x.npz", X=X[::2])
+    np.savez(tmp_path / "held.npz", X=X[1::2])
+    words = ["compile", tmp_path / "m.joblib", "--trust", "--example", tmp_path / "x.npz", "-o",
+             tmp_path / "m.tflite", "--precision", "auto"]  # fmt: skip
+    done = succeeded(*words, "--held-out", tmp_path / "held.npz")
+    rungs = {item["precision"]: item for item in done["evidence"]["rungs"]}
+    assert list(rungs) == ["float32", "float16", "int8"]
+    assert done["precision"] != "float32"
+    assert rungs[done["precision"]]["gate"]["verdict"] == "accepted"
+    assert rungs["float16"]["gate"]["row_count"] == len(X[1::2])
+    strict = fieldloop(*words, "--force", "--epsilon", "0.0001")
+    assert strict.code == 0
+    assert "→ float32" in strict.out
+    assert "not proven" in strict.out
+    assert f"at least {rows_needed(0.0001)} rows are needed" in strict.out
 
 
 def test_network_settings_given_once_are_kept(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fieldloop.errors import DataError, GateError, ModelRuntimeError, UnsupportedError
+from fieldloop.integrity import TrustPolicy
 from fieldloop.signature import FeatureSpec
 from fieldloop_cloud.compile import conversion
 from fieldloop_cloud.compile.api import to_tflite
@@ -16,6 +17,10 @@ from fieldloop_cloud.compile.conversion import collect, failure
 from fieldloop_cloud.compile.inspect import inspect
 from fieldloop_cloud.compile.keras import compile_keras, proven
 from fieldloop_cloud.compile.worker import WorkerEnd
+from fieldloop_cloud.release.builder import bundle
+from fieldloop_cloud.release.home import Home
+from fieldloop_cloud.release.signing import public_key
+from fieldloop_device import Runtime
 
 ROWS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
 
@@ -95,6 +100,32 @@ def test_a_saved_classifier_gives_its_own_answers(models, precision):
     # Dense layers of a dynamic-range file from a current converter would need version 12.
     assert facts.op_versions["FULLY_CONNECTED"] < 12
     assert compiled.evidence.row_count == len(ROWS)
+
+
+@pytest.mark.slow
+def test_the_smallest_proven_net_is_bundled_and_answers_on_a_device(models, tmp_path):
+    rows = np.random.default_rng(1).normal(size=(300, 4)).astype(np.float32)
+    compiled = to_tflite(
+        models / "classifier.keras",
+        example=ROWS,
+        held_out=rows,
+        precision="auto",
+        epsilon=0.05,
+        labels=("a", "b", "c"),
+    )
+    rungs = {rung.precision: rung for rung in compiled.evidence.rungs}
+    assert list(rungs) == ["float32", "float16", "dynamic", "int8"]
+    assert rungs["float16"].gate.passed
+    sizes = [rung.size_bytes for rung in rungs.values() if rung.gate.passed]
+    assert len(compiled.tflite) == min(sizes) < rungs["float32"].size_bytes
+    assert compiled.evidence.row_count == len(rows)
+    assert compiled.signature.feature_names == ("x0", "x1", "x2", "x3")
+    home = Home(tmp_path / "fleet")
+    made = bundle(compiled, name="net", home=home, device_classes=["x86"], reference=rows)
+    with Runtime.open(made.path, trust=TrustPolicy(keys=(public_key(home),))) as runtime:
+        said = [runtime.predict(row.tolist()).label for row in rows[:50]]
+    table = compiled.run(rows[:50])["probabilities"]
+    assert said == ["abc"[best] for best in table.argmax(axis=1)]
 
 
 @pytest.mark.slow

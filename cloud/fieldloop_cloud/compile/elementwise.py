@@ -181,6 +181,10 @@ class Elementwise:
         """Logarithm of the softmax over the last axis."""
         return self._unary("LOG_SOFTMAX", a, schema.LogSoftmaxOptionsT())
 
+    def bitcast(self, a: Tensor, dtype: str) -> Tensor:
+        """The same bits as a dtype of the same size."""
+        return self._one("BITCAST", [a], a.shape, dtype, schema.BitcastOptionsT())
+
     def cast(self, a: Tensor, dtype: str) -> Tensor:
         """A as `dtype`; floats are cut towards zero, bool becomes 0 and 1."""
         if a.dtype == dtype:

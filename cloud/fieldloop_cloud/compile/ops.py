@@ -152,6 +152,14 @@ class Ops(Elementwise):
         shape = (*shape[:place], len(parts), *shape[place:])
         return self._one("PACK", list(parts), shape, parts[0].dtype, options)
 
+    def unpack(self, a: Tensor) -> tuple[Tensor, ...]:
+        """Slices along the first axis, without that axis."""
+        options = schema.UnpackOptionsT()
+        options.num = a.shape[0]
+        parts = [(a.shape[1:], a.dtype)] * a.shape[0]
+        made: tuple[Tensor, ...] = self.emit("UNPACK", [a], parts, options)
+        return made
+
     def gather(self, a: Operand, indices: Operand, axis: int = 0, *, batch_dims: int = 0) -> Tensor:
         """Slices of `a` along `axis` at `indices` (int32, any shape; out of range is an error)."""
         table, at = self.operand(a), self.operand(indices)

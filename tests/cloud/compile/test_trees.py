@@ -54,17 +54,18 @@ def operators(tflite):
     return [codes[op.opcodeIndex] for op in model.subgraphs[0].operators]
 
 
-def floats(tflite):
-    """All float32 constants."""
+def numbers(tflite):
+    """All float32 constants, and the thresholds in the int32 table of a forest's states."""
     model = schema.ModelT.InitFromPackedBuf(tflite, 0)
-    found = [
-        np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes()
-        for graph in model.subgraphs
-        for tensor in graph.tensors
-        if tensor.type == schema.TensorType.FLOAT32
-        and model.buffers[tensor.buffer].data is not None
-    ]
-    return np.frombuffer(b"".join(found), np.float32)
+    found = []
+    for tensor in model.subgraphs[0].tensors:
+        data = model.buffers[tensor.buffer].data
+        if data is not None and tensor.type == schema.TensorType.FLOAT32:
+            found.append(np.asarray(data, np.uint8).view(np.float32))
+        elif data is not None and tensor.type == schema.TensorType.INT32 and len(tensor.shape) > 1:
+            rows = np.asarray(data, np.uint8).view(np.int32).reshape(tensor.shape)
+            found.append(np.ascontiguousarray(rows[:, 1]).view(np.float32))
+    return found
 
 
 @settings(max_examples=40, deadline=None, database=None, derandomize=True)
@@ -177,9 +178,12 @@ def test_no_constant_is_a_sentinel():
     holes = np.where(np.random.default_rng(1).random(X.shape) < 0.2, np.nan, X)
     forest = RandomForestClassifier(10, random_state=0).fit(holes, y)
     assert any(np.isinf(tree.tree_.threshold).any() for tree in forest.estimators_)
-    constants = floats(to_tflite(forest, example=holes).tflite)
-    assert len(constants)
-    assert np.abs(constants).max() < 1e5
+    constants = numbers(to_tflite(forest, example=holes).tflite)
+    states = max(constants, key=len)
+    finite = np.concatenate([tree.tree_.threshold for tree in forest.estimators_])
+    finite = finite[np.isfinite(finite)]
+    assert np.abs(states).max() == pytest.approx(np.abs(finite).max(), rel=1e-6)
+    assert np.abs(np.concatenate(constants)).max() < 1e5
 
 
 def test_sums_of_a_thousand_trees_keep_their_precision():

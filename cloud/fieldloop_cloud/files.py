@@ -73,6 +73,9 @@ def check_writable(directory: Path) -> None:
     try:
         write_file(probe, b"probe")
         probe.unlink()
+    except EnvironmentFaultError as error:
+        error.where = str(directory)
+        raise
     finally:
         for path in missing:
             with contextlib.suppress(OSError):  # someone else has put something there

@@ -1,5 +1,6 @@
 """`fieldloop-device`: run, predict, measure, status, doctor."""
 
+import io
 import json
 import logging
 import math
@@ -16,7 +17,7 @@ import msgspec
 import fieldloop_device
 from fieldloop.codec import Prediction
 from fieldloop.device_root import DeviceRoot, write_atomic
-from fieldloop.errors import ConfigError, DataError, FieldloopError
+from fieldloop.errors import ConfigError, DataError, FieldloopError, InputError
 from fieldloop.integrity import TrustPolicy
 from fieldloop_device.agent import Agent
 from fieldloop_device.config import load_config, read_trust
@@ -54,6 +55,7 @@ class _Commands(click.Group):
     ) -> NoReturn:
         """Run the command line and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
+        _spell_out_unknown_characters()
         try:
             # In standalone mode click would exit by itself, with its own words.
             code = super().main(words, prog_name, **{**extra, "standalone_mode": False})
@@ -71,6 +73,13 @@ class _Commands(click.Group):
             _log.info("unexpected error", exc_info=error)
             code = _said(*_unexpected(error), 1, words)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _spell_out_unknown_characters() -> None:
+    """Let a terminal or a pipe that is not UTF-8 get escapes instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _usage(error: click.ClickException) -> tuple[dict[str, str], str]:
@@ -136,6 +145,7 @@ def _answer(agent: Agent, item: Item) -> dict[str, Any]:
     try:
         prediction = agent.predict(item.raw, input_id=item.id)
     except FieldloopError as error:
+        item.is_refused = isinstance(error, InputError)
         return {"id": item.id, "error": error.as_dict()}
     return {
         "id": item.id,

@@ -22,7 +22,7 @@ _MAX_LINE_BYTES = 64 * 1024 * 1024
 _SUFFIXES = {".json", ".npy", *IMAGE_SUFFIXES}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Item:
     """One input.
 
@@ -30,11 +30,13 @@ class Item:
         id: As the source names it; None if it does not.
         raw: The input; meaningless with an error.
         error: Why it could not be read.
+        is_refused: Set by who takes the item if the model does not take it.
     """
 
     id: str | None
     raw: object = None
     error: FieldloopError | None = None
+    is_refused: bool = False
 
 
 class Source(Protocol):
@@ -61,7 +63,13 @@ class LineSource:
             # Waiting here and not in `read` lets a signal end the wait.
             if not select.select([self._descriptor], [], [], _POLL_S)[0]:
                 continue
-            chunk = os.read(self._descriptor, 1 << 16)
+            try:
+                chunk = os.read(self._descriptor, 1 << 16)
+            except OSError as error:
+                raise EnvironmentFaultError(
+                    f"standard input cannot be read: {error.strerror}",
+                    advice="Give it a file or a pipe, or use --source dir:PATH.",
+                ) from error
             if not chunk:
                 break
             *lines, buffer = (buffer + chunk).split(b"\n")
@@ -103,7 +111,7 @@ class DirectorySource:
 
     A file is taken when it has kept its size between two looks; write it under another name
     (`.tmp`) and rename it to be sure. Afterwards it lies in `done/`, or in `failed/` if it could
-    not be read.
+    not be read or the model does not take it.
 
     Args:
         path: The directory.
@@ -135,7 +143,7 @@ class DirectorySource:
                 item = self._read(path)
                 yield item
                 # Only now: a file whose answer was cut off is served again after a restart.
-                problem = self._move_away(path, failed=item.error is not None)
+                problem = self._move_away(path, failed=item.error is not None or item.is_refused)
                 if problem is not None:
                     yield problem
             if self._once and not ready and not growing:

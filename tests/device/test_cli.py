@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -86,6 +87,31 @@ def test_run_watches_a_directory(device, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [(answer["id"], answer["label"]) for answer in answers] == [("a.json", "bad")]
     assert (inbox / "done" / "a.json").exists()
+
+
+def test_an_input_that_the_model_does_not_take_ends_among_the_failed(device, tmp_path):
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "a.png").write_bytes(b"no picture")
+    (inbox / "b.json").write_text("[1]")
+    (inbox / "c.json").write_text("[1, 2]")
+    _, answers = run(device, "", "--source", f"dir:{inbox}", "--once")
+    assert ["error" in answer for answer in answers] == [True, True, False]
+    assert sorted(path.name for path in (inbox / "failed").iterdir()) == ["a.png", "b.json"]
+    assert [path.name for path in (inbox / "done").iterdir()] == ["c.json"]
+
+
+def test_a_terminal_that_is_not_utf8_gets_escapes(device, tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(
+        [*COMMAND, "predict", str(tmp_path / "😀.csv"), "--root", str(device.path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "\\U0001f600.csv" in done.stderr) == (2, True), done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_traceback(device):

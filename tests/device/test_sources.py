@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from fieldloop.errors import ConfigError, DataError
+from fieldloop.errors import ConfigError, DataError, EnvironmentFaultError
 from fieldloop_device.sources import DirectorySource, LineSource, open_source, parse_line
 
 STOP = threading.Event
@@ -128,3 +128,12 @@ def test_sources_by_name(tmp_path):
     for wrong in ("camera", "dir:", f"dir:{tmp_path}/missing"):
         with pytest.raises(ConfigError):
             open_source(wrong)
+
+
+def test_a_descriptor_that_cannot_be_read_is_an_error_with_a_way_out(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(EnvironmentFaultError, match=r"Is a directory.*dir:PATH"):
+            list(LineSource(descriptor).items(threading.Event()))
+    finally:
+        os.close(descriptor)

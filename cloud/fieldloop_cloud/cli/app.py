@@ -6,6 +6,7 @@ paragraph on stderr; with `--json` it is an object on stdout as well.
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import sys
@@ -73,6 +74,7 @@ def fieldloop(*, debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _spell_out_unknown_characters()
     as_json = "--json" in words
     try:
         # In standalone mode click would exit by itself, with its own words.
@@ -94,6 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
         code = _unexpected(error, as_json=as_json, debug="--debug" in words)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _spell_out_unknown_characters() -> None:
+    """Let a terminal or a pipe that is not UTF-8 get escapes instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _usage(error: click.ClickException) -> tuple[str, dict[str, str]]:

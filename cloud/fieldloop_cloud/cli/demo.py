@@ -6,7 +6,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from fieldloop_cloud.cli.output import emit, json_option, plain, progress_bar, table
+from fieldloop_cloud.cli.output import emit, json_option, plain, progress_bar, seed_option, table
 from fieldloop_cloud.loop import LoopResult, LoopSettings, run_loop
 from fieldloop_cloud.train.run import Run
 
@@ -25,7 +25,7 @@ CAVEAT = (
     show_default=True,
     help="Directory for the runs, the fleet, the devices and the report.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is drawn.")
+@seed_option("Of everything that is drawn.")
 @json_option
 def demo_command(*, out: Path, seed: int, as_json: bool) -> None:
     """Play the whole loop: train, flash, observe, drift, label, retrain, roll out."""

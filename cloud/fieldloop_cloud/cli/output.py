@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from fieldloop.errors import ConfigError
 from fieldloop_cloud.release.home import DEFAULT_HOME, Home
@@ -27,6 +28,8 @@ HOME_VARIABLE = "FIELDLOOP_HOME"
 
 PIPE_WIDTH = 160
 
+MAX_SEED = 2**32 - 1
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?")
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -35,6 +38,13 @@ def json_option(command: Command) -> Command:
     """Add `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")(
         command
+    )
+
+
+def seed_option(text: str) -> Callable[[Command], Command]:
+    """Add `--seed` in the range that every library takes."""
+    return click.option(
+        "--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help=text
     )
 
 
@@ -107,12 +117,12 @@ def emit(result: Any, *, as_json: bool, text: Callable[[Console], None]) -> None
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """Build a table; numbers are aligned to the right, None is shown as a dash."""
-    made = Table(title=title, title_justify="left", title_style="bold")
+    made = Table(title=Text(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in rows) and bool(rows)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(_shown(cell) for cell in row))
+        made.add_row(*(Text(_shown(cell)) for cell in row))  # a str would be read as markup
     return made
 
 

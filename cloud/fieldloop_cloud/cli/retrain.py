@@ -5,7 +5,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from fieldloop_cloud.cli.output import DURATION, emit, home_option, json_option, progress_bar
+from fieldloop_cloud.cli.output import (
+    DURATION,
+    emit,
+    home_option,
+    json_option,
+    progress_bar,
+    seed_option,
+)
 from fieldloop_cloud.cli.train import (
     check_new_run,
     data_options,
@@ -23,7 +30,7 @@ from fieldloop_cloud.release.home import Home
 @click.argument("data")
 @data_options
 @click.option("--budget", type=DURATION, default="10m", show_default=True, help="Training time.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of split and training.")
+@seed_option("Of split and training.")
 @click.option(
     "--candidate", "candidates", multiple=True, help="Family to try; by default the champion's."
 )

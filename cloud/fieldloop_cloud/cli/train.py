@@ -13,6 +13,7 @@ from fieldloop_cloud.cli.output import (
     json_option,
     plain,
     progress_bar,
+    seed_option,
     table,
 )
 from fieldloop_cloud.data.dataset import Dataset
@@ -58,7 +59,7 @@ def epsilon_option(command: Command) -> Command:
 @data_options
 @click.option("--device", default="x86", show_default=True, help="Target: a name or a .toml file.")
 @click.option("--budget", type=DURATION, default="10m", show_default=True, help="Training time.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of split and training.")
+@seed_option("Of split and training.")
 @click.option(
     "--candidate", "candidates", multiple=True, help="Only this model family; may be repeated."
 )

@@ -70,6 +70,8 @@ def train(
     started = time.monotonic()
     if not budget_s > 0:
         raise ConfigError(f"a budget of {budget_s} s is no time", advice="Give seconds above 0.")
+    if not 0 <= seed < 1 << 32:
+        raise ConfigError(f"{seed} is no seed", advice="Give a whole number from 0 to 2**32 - 1.")
     check_epsilon(epsilon)
     target = device if isinstance(device, Target) else load_target(device)
     wanted = portfolio(None if candidates is None else tuple(candidates))

@@ -1,6 +1,7 @@
 """Bad input through the command line: a code, one paragraph, a way out, nothing half-written."""
 
 import errno
+import io
 import os
 import pickle
 import socket
@@ -8,12 +9,15 @@ import socket
 import joblib
 import numpy as np
 import pytest
+from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from support.commands import fieldloop
 from support.releases import bundle_bytes, publish
 
 from fieldloop.integrity import SigningKey
 from fieldloop.manifest import Variant
+from fieldloop_cloud.cli import main
+from fieldloop_cloud.cli.output import table
 from fieldloop_cloud.release.home import BrokerSettings, FleetSettings, Home, HttpSettings
 from fieldloop_cloud.release.provision import provision
 
@@ -211,6 +215,12 @@ def test_an_inspected_file_that_is_none_is_named(home, tmp_path):
         refused(done, 1 if len(content) > 10 else 2, "m.flb")
 
 
+def test_what_stands_in_brackets_is_shown_in_a_table(capsys):
+    Console(width=80).print(table("[a]", ["[b]"], [["[broker] host"]]))
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("[a]", "[b]", "[broker] host"))
+
+
 def test_a_demo_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     refused(fieldloop("demo", "-o", tmp_path / "file" / "demo"), 1, "cannot be written")
@@ -224,6 +234,8 @@ def test_a_demo_that_cannot_be_written_is_refused(tmp_path):
         ["train", "sklearn:iris"],
         ["train", "sklearn:iris", "-o", "run", "--budget", "soon"],
         ["train", "sklearn:iris", "-o", "run", "--seed", "x"],
+        ["train", "sklearn:iris", "-o", "run", "--seed", "-1"],
+        ["demo", "--seed", "4294967296"],
         ["rollout"],
         ["rollout", "stop"],
     ],
@@ -295,6 +307,18 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_more(tmp_path, monkeypa
     monkeypatch.setattr("fieldloop_cloud.cli.doctor.examine", broken)
     refused(fieldloop("doctor"), 1, "internal error: RuntimeError: a bug")
     assert "Traceback" in fieldloop("--debug", "doctor").err
+
+
+def test_a_terminal_that_is_not_utf8_gets_escapes(tmp_path, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    home = Home(tmp_path / "größe").create()
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(publish(home)), "--home", str(home.path)])
+    assert end.value.code == 0
+    out.flush()
+    assert b"sha256" in out.buffer.getvalue()
 
 
 def test_ctrl_c_is_told_by_its_own_code(monkeypatch):

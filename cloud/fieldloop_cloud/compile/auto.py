@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from fieldloop.errors import GateError, ModelRuntimeError, SignatureError, UnsupportedError
 from fieldloop.manifest import Precision
-from fieldloop.signature import Signature
 from fieldloop_cloud.compile.compiled import Compiled, Rung
 from fieldloop_cloud.compile.quantize import (
     Gate,
@@ -51,14 +50,14 @@ def smallest_proven(
     """
     reference = compile_to(ladder[0])
     held_out = _thinned(rows())
-    wanted = _columns(reference.signature, _said(reference, held_out))
+    wanted = _columns(_said(reference, held_out))
     gate = reference_gate(reference.evidence.row_count, reference.evidence.sentence)
     rungs = [_rung(reference, gate)]
     best = reference
     for precision in ladder[1:]:
         try:
             compiled = compile_to(precision)
-            said = _columns(compiled.signature, _said(compiled, held_out))
+            said = _columns(_said(compiled, held_out))
         except (UnsupportedError, GateError, ModelRuntimeError, SignatureError) as error:
             rungs.append(Rung(precision=precision, reason=str(error)))
             continue
@@ -90,15 +89,12 @@ def _said(compiled: Compiled, rows: NDArray[np.float32]) -> Answers:
     return answers(compiled.tflite, compiled.signature, rows)
 
 
-def _columns(signature: Signature, said: Answers) -> list[NDArray[np.generic]]:
-    """Return what is compared: the label or value, or all of them where there are several."""
-    outputs = list(zip(signature.outputs, said.outputs, strict=True))
-    labels = [output for spec, output in outputs if spec.role == "label"]
-    if len(labels) <= 1 and not np.isnan(said.predicted).any():
+def _columns(said: Answers) -> list[NDArray[np.generic]]:
+    """Return what is compared: the label or value, or every value where there are several."""
+    if not np.isnan(said.predicted).any():
         return [said.predicted]
-    several = labels or said.outputs[:1]
-    tables = [output.reshape(len(output), -1) for output in several]
-    return list(np.hstack(tables).T)
+    several = said.outputs[0]
+    return list(several.reshape(len(several), -1).T)
 
 
 def _gate(

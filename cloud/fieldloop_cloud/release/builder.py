@@ -130,6 +130,12 @@ def _contents(
                 advice="Name at least one device class, for example pi4.",
             )
         return contents_of_model(model, reference=reference, truth=truth)
+    if not isinstance(model, Run):
+        raise ConfigError(
+            f"a bundle is made from a run or a compiled model, not from {type(model).__name__}",
+            where="model",
+            advice="Compile it first: to_tflite(model, example=X).",
+        )
     if reference is not None or truth is not None:
         raise ConfigError(
             "a run brings its own reference rows",

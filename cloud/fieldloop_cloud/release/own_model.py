@@ -6,6 +6,7 @@ golden answers are drawn from, and, if the truth is given, what the score is mea
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -144,7 +145,13 @@ def _truth(signature: Signature, said: Answers, truth: Any) -> NDArray[Any]:
             where="truth",
             advice="Leave the truth out.",
         )
-    given = truth.tolist() if hasattr(truth, "tolist") else list(truth)
+    given = truth.tolist() if hasattr(truth, "tolist") else truth
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise DataError(
+            f"the truth is no list of answers but {type(truth).__name__}",
+            where="truth",
+            advice="Give one true answer for each reference row.",
+        )
     if len(given) != len(said.predicted):
         raise DataError(
             f"there are {len(given)} true answers for {len(said.predicted)} reference rows",
@@ -154,7 +161,7 @@ def _truth(signature: Signature, said: Answers, truth: Any) -> NDArray[Any]:
     return _indices(signature.labels, given) if signature.labels else _values(given)
 
 
-def _indices(labels: tuple[Category, ...], given: list[Any]) -> NDArray[np.int64]:
+def _indices(labels: tuple[Category, ...], given: Sequence[Any]) -> NDArray[np.int64]:
     known: dict[Any, int] = {label: number for number, label in enumerate(labels)}
     if all(isinstance(label, str) for label in labels):
         known |= {number: number for number in range(len(labels))}
@@ -177,7 +184,7 @@ def _unknown(item: Any, known: dict[Any, int]) -> bool:
         return True
 
 
-def _values(given: list[Any]) -> NDArray[np.float64]:
+def _values(given: Sequence[Any]) -> NDArray[np.float64]:
     try:
         values = np.array(given, dtype=np.float64)
     except (TypeError, ValueError):

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.datasets import load_diabetes, load_digits, load_iris
 from sklearn.decomposition import PCA
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
@@ -15,6 +16,7 @@ import fieldloop_cloud as fl
 from fieldloop.bundle import from_blob, unpack
 from fieldloop.errors import ConfigError, DataError, InputError, SignatureError
 from fieldloop.integrity import TrustPolicy
+from fieldloop.signature import ImageSpec
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.signing import public_key
 from fieldloop_device import Runtime
@@ -167,6 +169,8 @@ def test_a_regression_is_scored_by_r2_and_a_transformer_not_at_all(home):
         ({"reference": X, "truth": WORDS[1:]}, DataError, "149 true answers for 150"),
         ({"reference": X, "truth": ["rose", *WORDS[1:]]}, DataError, "'rose' is no label"),
         ({"reference": X, "truth": WORDS[:, None]}, DataError, "no label"),
+        ({"reference": X, "truth": 5}, DataError, "no list of answers but int"),
+        ({"reference": X, "truth": "setosa"}, DataError, "no list of answers but str"),
         ({"reference": X, "device_classes": ()}, ConfigError, "which devices"),
     ],
 )
@@ -176,6 +180,40 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(compiled, home, op
     assert isinstance(caught.value, InputError)
     assert caught.value.advice
     assert not home.path.exists()
+
+
+@pytest.mark.parametrize(
+    "model", [KMeans(3, n_init=1, random_state=0), IsolationForest(n_estimators=9, random_state=0)]
+)
+def test_clusters_and_anomalies_are_bundled_too(model, home):
+    model.fit(X)
+    made, content, trust = bundled(fl.to_tflite(model, example=X), home, reference=X)
+    with Runtime.open(made.path, trust=trust) as runtime:
+        assert [runtime.predict(row.tolist()).label for row in X] == model.predict(X).tolist()
+    labels = content.signature.labels
+    assert content.profile.class_counts == tuple((model.predict(X) == k).sum() for k in labels)
+
+
+def test_raw_pictures_and_encoded_ones_are_the_same_reference(home):
+    pixels, digit = load_digits(return_X_y=True)
+    image = ImageSpec(height=8, width=8, channels=1, max_value=16.0, scale=1 / 16)
+    model = RandomForestClassifier(5, random_state=0).fit(pixels / 16, digit)
+    compiled = fl.to_tflite(model, example=pixels / 16, image=image)
+    pictures = pixels.reshape(-1, 8, 8).astype(np.uint8)
+    made = set()
+    for rows in (pixels / 16, (pixels / 16).reshape(-1, 8, 8, 1), pictures):
+        one, content, _ = bundled(compiled, home, reference=rows, truth=digit)
+        made.add(one.sha256)
+        home.counter_file.write_text("0\n")
+    assert len(made) == 1
+    assert content.profile.quantities[0].name == "image.mean"
+    with pytest.raises(DataError, match="64 numbers a row"):
+        bundled(compiled, home, reference=pixels[:, :60] / 16)
+
+
+def test_a_model_that_is_not_compiled_is_refused(forest, home):
+    with pytest.raises(ConfigError, match="not from RandomForestClassifier"):
+        fl.bundle(forest, name="own", home=home, device_classes=["x86"], reference=X)
 
 
 def test_a_run_with_reference_rows_is_refused(home):

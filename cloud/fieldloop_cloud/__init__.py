@@ -6,6 +6,7 @@
     run = fl.train(data, device="pi4", out="runs/fault")
     compiled = fl.to_tflite(model, example=X)
     file = fl.bundle(run, name="fault", home="fleet")
+    file = fl.bundle(compiled, name="own", home="fleet", device_classes=["pi4"], reference=X)
 
 Nothing heavy is imported before one of these names is used.
 """

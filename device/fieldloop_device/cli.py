@@ -176,7 +176,12 @@ def predict(
 ) -> None:
     """Answer the rows of INPUT (.csv, .json, .jsonl, .npy or an image) and leave."""
     with _open_for_predict(paths, root, trusted) as runtime:
-        answers = runtime.predict_batch(read_many(Path(paths[-1])))
+        rows = read_many(Path(paths[-1]))
+        try:
+            answers = runtime.predict_batch(rows)
+        except InputError as error:
+            error.where = ", ".join(filter(None, (paths[-1], error.where)))
+            raise
     for row, prediction in enumerate(answers):
         if as_json:
             click.echo(json.dumps({"row": row, **_shown(prediction)}))

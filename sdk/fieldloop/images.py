@@ -194,13 +194,13 @@ def _decode(raw: Any) -> NDArray[np.float32]:
             warnings.simplefilter("ignore")  # oversized and odd files are judged here
             with image_module.open(io.BytesIO(content)) as image:
                 return _picture(image, str(where))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        image_module.DecompressionBombError,
-    ) as error:
+    except image_module.DecompressionBombError as error:
+        raise DataError(
+            "the image has too many pixels",
+            where=str(where),
+            advice=f"Give at most {MAX_PIXELS} pixels.",
+        ) from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise DataError(
             "this is not an image, or a damaged one",
             where=str(where),

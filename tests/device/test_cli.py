@@ -219,6 +219,7 @@ def test_bad_input_is_one_paragraph_and_an_exit_code(device, tmp_path, name, con
     result = invoke("predict", path, "--root", device.path)
     assert result.exit_code == code, result.output
     assert result.output.startswith("error: ")
+    assert name in result.stderr
 
 
 def test_json_errors_are_for_machines(device, tmp_path):

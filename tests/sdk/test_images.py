@@ -194,7 +194,7 @@ def test_a_small_file_with_an_enormous_picture_is_refused(monkeypatch):
 
 def test_a_decompression_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="too many pixels"):
         codec().encode_row(png(GREY))
 
 

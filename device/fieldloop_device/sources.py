@@ -9,6 +9,7 @@ import json
 import os
 import select
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,7 @@ class DirectorySource:
             if self._once and not ready and not growing:
                 return
             if not ready:
-                stop.wait(_POLL_S)
+                time.sleep(_POLL_S)  # in `stop.wait` a signal handler's `set` could hang
 
     def _look(self) -> tuple[list[Path], bool]:
         sizes = {

@@ -8,6 +8,7 @@ that is put into the store is published, a rollout that was started is carried o
 
 import contextlib
 import logging
+import queue
 import signal
 import socket
 import threading
@@ -226,15 +227,16 @@ def serve(home: Home, *, on_ready: Callable[[Server], None] | None = None) -> No
     with _until_signal() as ended, Server(home) as server:
         if on_ready is not None:
             on_ready(server)
-        ended.wait()
+        ended.get()
 
 
 @contextlib.contextmanager
-def _until_signal() -> Iterator[threading.Event]:
-    ended = threading.Event()
+def _until_signal() -> Iterator[queue.SimpleQueue[int]]:
+    # Not an Event: a signal that comes while its own `wait` holds its lock would wait for ever.
+    ended: queue.SimpleQueue[int] = queue.SimpleQueue()
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        ended.set()
+    def end(number: int, _frame: FrameType | None) -> None:
+        ended.put(number)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -23,7 +23,7 @@ from fieldloop.state import DesiredState, Presence, ReportedState
 from fieldloop.telemetry import Ack, Clock, TelemetryWindow
 from fieldloop_cloud.fleet import mosquitto
 from fieldloop_cloud.fleet.rollout import Rollout
-from fieldloop_cloud.fleet.server import Server
+from fieldloop_cloud.fleet.server import Server, _until_signal
 from fieldloop_cloud.release.home import Home
 
 CONTENT = bytes(range(256)) * 64
@@ -347,3 +347,13 @@ def test_a_killed_server_takes_its_broker_along_and_loses_nothing(home: Home):
     with Server(home) as again:
         (counts,) = again.store.counts()
     assert (counts.windows, counts.missing) == (50, 0)
+
+
+def test_a_signal_ends_the_wait_wherever_it_comes():
+    """A signal within the wait's own lock must not wait for that lock."""
+    with _until_signal() as ended:
+        for _ in range(200):
+            timer = threading.Timer(0.0005, os.kill, (os.getpid(), signal.SIGTERM))
+            timer.start()
+            assert ended.get(timeout=10) == signal.SIGTERM
+            timer.join()

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from sklearn.base import is_clusterer, is_outlier_detector
 
-from fieldloop.errors import ConfigError, GateError
+from fieldloop.errors import ConfigError, DataError, GateError
 from fieldloop.manifest import Precision
 from fieldloop.signature import Category, OutputRole, Signature, Task, TensorSpec
 from fieldloop_cloud.compile import parity
@@ -17,7 +17,8 @@ from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.compile.flatbuffer import Model
 from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.input_tensor import input_spec, root_value
-from fieldloop_cloud.compile.lowering import Context
+from fieldloop_cloud.compile.lowering import Context, Outputs
+from fieldloop_cloud.compile.originals import ask
 from fieldloop_cloud.compile.rows import Rows
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
@@ -55,7 +56,7 @@ def compile_classical(
         spec = input_spec(rows, precision)
         value = root_value(graph, rows, spec)
         context = Context(graph, precision)
-        outputs = context.lower(model, value)
+        outputs = _lowered(model, value, context, rows)
         signature = Signature(
             task=_task(model, outputs),
             inputs=(spec,),
@@ -83,6 +84,26 @@ def compile_classical(
 
         evidence = _evidence(compare, rows, name)
     return Compiled(compiled.tflite, signature, evidence, precision)
+
+
+def _lowered(model: Any, value: Value, context: Context, rows: Rows) -> Outputs:
+    """Lower the model; rows that the model itself does not take are the example's fault.
+
+    Raises:
+        DataError: The original cannot answer the example either.
+    """
+    try:
+        return context.lower(model, value)
+    except (TypeError, ValueError, KeyError) as error:
+        try:
+            ask(model, "transformed" if hasattr(model, "transform") else "label", rows.raw)
+        except (TypeError, ValueError, KeyError) as refusal:
+            raise DataError(
+                f"the model does not take the example's rows: {refusal}",
+                where=type(model).__name__,
+                advice="Give rows like those it was fitted on: the same columns, the same types.",
+            ) from error
+        raise
 
 
 def _evidence(compare: Callable[[Rows, str], Evidence], rows: Rows, name: str) -> Evidence:

@@ -156,7 +156,10 @@ def progress_bar(
         def report(stage: str, fraction: float, text: str) -> None:
             if stage in told:
                 bar.console.print(f"{bar.tasks[0].elapsed:5.0f} s  {text}", markup=False)
-            bar.update(task, completed=fraction, description=f"{title} · {stage}: {text[:60]}")
+            # A task that reaches its total stops its clock, and another stage may follow.
+            bar.update(
+                task, completed=min(fraction, 0.999), description=f"{title} · {stage}: {text[:60]}"
+            )
 
         yield report
 

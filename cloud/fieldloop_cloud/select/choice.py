@@ -16,6 +16,9 @@ from fieldloop_cloud.train.metrics import Estimate
 
 _M = TypeVar("_M", bound=Measured)
 
+NEGLIGIBLE_LATENCY = 0.01
+"""Share of the latency budget."""
+
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
@@ -51,10 +54,14 @@ def device_latency_ms(measured: Measured, target: Target) -> float:
 
 
 def cost(measured: Measured, target: Target) -> float:
-    """Return the share of the device's budgets that a variant takes: bytes plus latency."""
-    return (
-        measured.size_bytes / target.max_model_bytes
-        + device_latency_ms(measured, target) / target.latency_budget_ms
+    """Return the share of the device's budgets that a variant takes: bytes plus latency.
+
+    A latency below `NEGLIGIBLE_LATENCY` of its budget counts as nothing: it is worth nothing to
+    the device, and the noise of measuring it must not choose the model.
+    """
+    latency = device_latency_ms(measured, target) / target.latency_budget_ms
+    return measured.size_bytes / target.max_model_bytes + (
+        latency if latency >= NEGLIGIBLE_LATENCY else 0.0
     )
 
 

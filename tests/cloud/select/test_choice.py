@@ -68,6 +68,13 @@ def test_latency_counts_in_the_cost_as_bytes_do():
     assert chosen(slow, fast)[0] == "fast.float32"
 
 
+@pytest.mark.parametrize("noise", [0.0001, 0.009])
+def test_the_noise_of_the_clock_does_not_choose(noise):
+    small = variant("small", 390, size=10_000, p90=noise)
+    large = variant("large", 390, size=10_100, p90=0.0095 - noise)
+    assert chosen(small, large)[0] == chosen(large, small)[0] == "small.float32"
+
+
 @pytest.mark.parametrize("verdict", ["refused", "not proven"])
 def test_what_did_not_pass_the_gate_is_never_chosen(verdict):
     quantized = variant("net", 400, size=100, precision="int8", verdict=verdict)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import engine_battery, runtimes, tiny_models
+from tests.support import engine_battery, runtimes, tiny_models
+from tests.support.parts import missing
 
 from fieldloop.backends import available_backends
 from fieldloop.errors import ModelRuntimeError, SignatureError
@@ -43,7 +44,7 @@ def open_model(request):
         return lambda name: FAKES[name]()
     backend = next(item for item in available_backends() if item.name == request.param)
     if not backend.usable:
-        pytest.skip(f"{backend.reason}. {backend.remedy}")
+        missing(f"{backend.reason}. {backend.remedy}")
     return lambda name: open_engine(tiny_models.build(name), backend=request.param)
 
 
@@ -58,7 +59,7 @@ def tflite_report(tmp_path_factory):
     try:
         python = runtimes.environment()
     except runtimes.RuntimeUnavailableError as error:
-        pytest.skip(str(error))
+        missing(str(error))
     directory = tmp_path_factory.mktemp("models")
     for name in tiny_models.BUILDERS:
         (directory / f"{name}.tflite").write_bytes(tiny_models.build(name))

@@ -8,7 +8,7 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from support import runtimes, tiny_models
+from tests.support import runtimes, tiny_models
 
 from fieldloop import backends, interpreter
 from fieldloop.backends import available_backends, choose_backend

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.brokers import Site
+from tests.support.brokers import Site, needs_mosquitto
 from tests.support.brokers import client as client_of
 from tests.support.waiting import wait_until
 
@@ -97,9 +97,8 @@ def test_a_client_without_a_certificate_is_refused(mosquitto_tls: Broker, site: 
     assert "certificate" in _refusal(mosquitto_tls, tls).what
 
 
+@needs_mosquitto
 def test_a_host_that_is_not_in_the_certificate_is_refused(tmp_path: Path):
-    if not MosquittoBroker.is_available():
-        pytest.skip("mosquitto (with its dynamic-security plugin) is not installed")
     authority = CertificateAuthority(tmp_path / "ca")
     server = authority.issue_server(tmp_path, ["broker.example"])
     with MosquittoBroker(tmp_path / "broker", tls=server, devices=["pump-1"]) as broker:

@@ -1,7 +1,7 @@
 """What every transport promises: the one in memory and the real one over real brokers."""
 
 import pytest
-from tests.support.brokers import Network
+from tests.support.brokers import DURABLE, Network
 from tests.support.waiting import wait_until
 
 from fieldloop.errors import ConfigError, NotConnectedError
@@ -94,8 +94,8 @@ def test_filters_take_what_they_match_and_nothing_else(network: Network):
     assert exact.payloads == [b"3"]
 
 
+@pytest.mark.parametrize("network", DURABLE, indirect=True)
 def test_what_was_not_acknowledged_comes_again_after_a_reconnect(network: Network):
-    _needs_durability(network)
     inbox, ingest = Inbox(acknowledge=False), network.open(INGEST)
     device = network.open("pump-1")
     ingest.subscribe(ALL_UP, inbox)
@@ -127,13 +127,8 @@ def _round_trip(ingest, device):
     wait_until(asked)
 
 
-def _needs_durability(network: Network):
-    if not network.is_durable:
-        pytest.skip("amqtt forgets unacknowledged messages; the outbox makes up for it")
-
-
+@pytest.mark.parametrize("network", DURABLE, indirect=True)
 def test_messages_for_a_client_that_is_away_wait_for_it(network: Network):
-    _needs_durability(network)
     inbox, ingest, device = Inbox(), network.open(INGEST), network.open("pump-1")
     ingest.subscribe(ALL_UP, inbox)
     ingest.connect()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.support.parts import IN_CI, missing
 from tests.support.waiting import wait_until
 
 from fieldloop.mqtt import MqttSettings, MqttTransport, Transport, Will
@@ -19,9 +20,10 @@ from fieldloop_cloud.release.certificates import (
 
 DEVICES = ("pump-1", "pump-2")
 
+NO_MOSQUITTO = "mosquitto (with its dynamic-security plugin) is not installed"
+
 needs_mosquitto = pytest.mark.skipif(
-    not MosquittoBroker.is_available(),
-    reason="mosquitto (with its dynamic-security plugin) is not installed",
+    not (MosquittoBroker.is_available() or IN_CI), reason=NO_MOSQUITTO
 )
 
 
@@ -149,7 +151,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def mosquitto(tmp_path: Path) -> Iterator[Broker]:
     """A plain mosquitto on a free port; skips where it is not installed."""
     if not MosquittoBroker.is_available():
-        pytest.skip("mosquitto (with its dynamic-security plugin) is not installed")
+        missing(NO_MOSQUITTO)
     with MosquittoBroker(tmp_path / "mosquitto") as broker:
         yield broker
 
@@ -158,7 +160,7 @@ def mosquitto(tmp_path: Path) -> Iterator[Broker]:
 def mosquitto_tls(tmp_path: Path, site: Site) -> Iterator[Broker]:
     """A mosquitto with TLS and a role for each device of the site."""
     if not MosquittoBroker.is_available():
-        pytest.skip("mosquitto (with its dynamic-security plugin) is not installed")
+        missing(NO_MOSQUITTO)
     with MosquittoBroker(tmp_path / "mosquitto", tls=site.server, devices=DEVICES) as broker:
         yield broker
 
@@ -170,7 +172,11 @@ def embedded(tmp_path: Path) -> Iterator[Broker]:
         yield broker
 
 
-@pytest.fixture(params=["memory", "mosquitto", "mosquitto-tls", "amqtt", "amqtt-tls"])
+DURABLE = ("memory", "mosquitto", "mosquitto-tls")
+"""These keep what was not acknowledged; amqtt forgets it, and outboxes make up for that."""
+
+
+@pytest.fixture(params=[*DURABLE, "amqtt", "amqtt-tls"])
 def network(request: pytest.FixtureRequest, tmp_path: Path, site: Site) -> Iterator[Network]:
     """Every kind of broker in turn."""
     kind = str(request.param)
@@ -178,7 +184,7 @@ def network(request: pytest.FixtureRequest, tmp_path: Path, site: Site) -> Itera
     if kind == "memory":
         yield memory_network(opened)
     elif kind.startswith("mosquitto") and not MosquittoBroker.is_available():
-        pytest.skip("mosquitto (with its dynamic-security plugin) is not installed")
+        missing(NO_MOSQUITTO)
     else:
         broker_kind = MosquittoBroker if kind.startswith("mosquitto") else EmbeddedBroker
         tls = kind.endswith("-tls")

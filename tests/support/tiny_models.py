@@ -2,9 +2,10 @@
 
 import functools
 
+from tests.support.engine_battery import BIAS, WEIGHTS
+
 from fieldloop_cloud.compile.flatbuffer import Model
 from fieldloop_cloud.compile.graph import Graph
-from support.engine_battery import BIAS, WEIGHTS
 
 
 def _affine(graph):

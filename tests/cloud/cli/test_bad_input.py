@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
-from support.commands import fieldloop
-from support.releases import bundle_bytes, publish
+from tests.support.commands import fieldloop
+from tests.support.releases import bundle_bytes, publish
 
 from fieldloop.integrity import SigningKey
 from fieldloop.manifest import Variant

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 import pytest
-from support.commands import fieldloop
+from tests.support.commands import fieldloop
 
 from fieldloop_cloud.cli.app import fieldloop as group
 

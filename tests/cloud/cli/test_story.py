@@ -22,9 +22,9 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.svm import SVC
-from support.commands import fieldloop
-from support.homes import free_port
-from support.releases import PROFILE, publish
+from tests.support.commands import fieldloop
+from tests.support.homes import free_port
+from tests.support.releases import PROFILE, publish
 
 from fieldloop.bundle import unpack
 from fieldloop.histogram import pack_counts

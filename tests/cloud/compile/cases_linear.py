@@ -10,7 +10,7 @@ from sklearn.discriminant_analysis import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC, LinearSVR
-from support.compile_cases import Case
+from tests.support.compile_cases import Case
 
 SEEDED = {"random_state": st.just(0)}
 

@@ -8,7 +8,7 @@ from sklearn import preprocessing as pp
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
-from support.compile_cases import Case
+from tests.support.compile_cases import Case
 
 FLAGS = st.booleans()
 

@@ -23,7 +23,7 @@ from sklearn.tree import (
     ExtraTreeClassifier,
     ExtraTreeRegressor,
 )
-from support.compile_cases import Case
+from tests.support.compile_cases import Case
 
 SEEDS = st.integers(0, 999)
 DEPTHS = st.one_of(st.none(), st.integers(1, 6))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.compile_cases import check_case, data_names
+from tests.support.compile_cases import check_case, data_names
 
 from fieldloop_cloud.compile.lowering import supported
 

@@ -1,10 +1,12 @@
 """XGBoost, LightGBM and CatBoost models; each where its library is installed."""
 
+import importlib
 import warnings
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from tests.support.parts import missing
 
 from fieldloop.errors import UnsupportedError
 from fieldloop_cloud.compile.api import to_tflite
@@ -33,7 +35,10 @@ def make(library, kind, **parameters):
     reason = f"the extra [boosters] is not installed: {library}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = pytest.importorskip(library, reason=reason)
+        try:
+            module = importlib.import_module(library)
+        except ImportError:
+            missing(reason)
     return getattr(module, LIBRARIES[library][kind])(**{**QUIET[library], **parameters})
 
 

@@ -12,7 +12,7 @@ from sklearn.cross_decomposition import CCA, PLSCanonical, PLSRegression
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
-from support.compile_cases import check_outputs
+from tests.support.compile_cases import check_outputs
 
 from fieldloop.errors import UnsupportedError
 from fieldloop_cloud.compile.api import to_tflite

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, make_blobs
 from sklearn.pipeline import make_pipeline
@@ -211,7 +212,6 @@ def test_a_subclass_is_refused(iris):
 
 
 def test_a_machine_fitted_on_sparse_rows():
-    sparse = pytest.importorskip("scipy.sparse")
     X, y = load_iris(return_X_y=True)
     model = SVC().fit(sparse.csr_matrix(X), y)
     got = to_tflite(model, example=X).run(X)["label"]

@@ -21,7 +21,7 @@ from sklearn.preprocessing import (
     StandardScaler,
     TargetEncoder,
 )
-from support.compile_cases import check_outputs
+from tests.support.compile_cases import check_outputs
 
 from fieldloop.errors import SignatureError, UnsupportedError
 from fieldloop_cloud.compile.api import to_tflite

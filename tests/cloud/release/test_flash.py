@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
-from support.releases import bundle_bytes, publish
+from tests.support.releases import bundle_bytes, publish
 
 from fieldloop.device_root import DeviceRoot, locked, read_active
 from fieldloop.errors import (

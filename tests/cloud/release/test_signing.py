@@ -4,7 +4,7 @@ import multiprocessing
 import stat
 
 import pytest
-from support.releases import publish
+from tests.support.releases import publish
 
 from fieldloop.errors import ConfigError
 from fieldloop.integrity import PublicKey

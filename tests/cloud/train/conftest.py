@@ -1,7 +1,6 @@
 """One trained run for every test that only looks at it."""
 
 import pytest
-from support.runtimes import RuntimeUnavailableError, Worker
 
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.train.trainer import train
@@ -18,14 +17,3 @@ def digits_run(tmp_path_factory):
         progress=lambda *report: said.append(report),
     )
     return run, said
-
-
-@pytest.fixture(scope="session")
-def tflite214():
-    """A worker that runs models in tflite-runtime 2.14."""
-    try:
-        worker = Worker()
-    except RuntimeUnavailableError as error:
-        pytest.skip(str(error))
-    yield worker
-    worker.close()

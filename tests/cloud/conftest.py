@@ -1,5 +1,8 @@
+"""Fixtures of more than one part of the workstation's tests."""
+
 import pytest
-from support.runtimes import RuntimeUnavailableError, Worker
+from tests.support.parts import missing
+from tests.support.runtimes import RuntimeUnavailableError, Worker
 
 
 @pytest.fixture(scope="session")
@@ -8,6 +11,6 @@ def tflite214():
     try:
         worker = Worker()
     except RuntimeUnavailableError as error:
-        pytest.skip(str(error))
+        missing(str(error))
     yield worker
     worker.close()

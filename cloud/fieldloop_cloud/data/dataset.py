@@ -20,7 +20,7 @@ from fieldloop.codec import Codec
 from fieldloop.errors import DataError
 from fieldloop.signature import Category, FeatureSpec, ImageSpec, Signature, TensorSpec
 
-Kind = Literal["tabular", "image"]
+Kind = Literal["tabular", "image", "series"]
 DataTask = Literal["classification", "regression"]
 
 _DUST = 1e-3
@@ -33,15 +33,24 @@ class Dataset:
 
     Attributes:
         name: For people: the file's or the bundled set's name.
-        kind: `tabular` (named features) or `image`.
+        kind: `tabular` (named features), `image`, or `series` (windows of sensor readings).
         task: `classification` or `regression`.
-        X: float32, encoded as the codec encodes: (n, features), or (n, height, width, channels).
+        X: float32, encoded as the codec encodes: (n, features), (n, height, width, channels), or
+            (n, steps, channels) for windows.
         y: Targets, shape (n,): int64 index into `labels`, or float32 for regression.
         labels: Class labels in the order of their indices; empty for regression.
         features: One spec per column; empty for images.
         image: The image preprocessing; None for tabular data.
         target: The target column's name; empty where it has none.
         notes: What the reader of a report should know, one sentence each.
+        channels: Names of a window's channels; empty for other kinds.
+        groups: Where rows belong together (one machine, one recording), the number of each row's
+            group, int64 (n,); rows of one group should not stand in two parts of a split. None
+            where nothing is known.
+        times: When each row begins, float64 (n,), in the unit of the time column (seconds for
+            dates); NaN where not known, None where nothing is known.
+        span: What one row covers, in the unit of `times`: rows of a group that begin less than
+            this apart share readings.
 
     Example:
         >>> Dataset.load("sklearn:iris")
@@ -58,6 +67,10 @@ class Dataset:
     image: ImageSpec | None = None
     target: str = ""
     notes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
+    times: NDArray[np.float64] | None = None
+    span: float = 0.0
 
     def __len__(self) -> int:
         return len(self.X)
@@ -112,6 +125,11 @@ class Dataset:
         digest.update(repr(described).encode())
         digest.update(np.ascontiguousarray(self.X).tobytes())
         digest.update(np.ascontiguousarray(self.y).tobytes())
+        if self.channels:
+            digest.update(repr((self.channels, self.span)).encode())
+        for beside in (self.groups, self.times):
+            if beside is not None:
+                digest.update(np.ascontiguousarray(beside).tobytes())
         return digest.hexdigest()
 
     @property
@@ -122,29 +140,37 @@ class Dataset:
     def take(self, indices: ArrayLike) -> Self:
         """Return the rows with these numbers, in their order."""
         rows = np.asarray(indices)
-        return replace(self, X=self.X[rows], y=self.y[rows])
+        return replace(
+            self,
+            X=self.X[rows],
+            y=self.y[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            times=None if self.times is None else self.times[rows],
+        )
 
     def concat(self, other: "Dataset") -> Self:
-        """Return these rows followed by another set's.
+        """Return these rows followed by another set's; no row of one shares a group of the other.
 
         Raises:
-            DataError: The two differ in labels, columns, image size or task.
+            DataError: The two differ in labels, columns, image size, window or task.
         """
-        mine = (self.kind, self.task, self.labels, [f.name for f in self.features], self.image)
-        theirs = (other.kind, other.task, other.labels, [f.name for f in other.features])
-        if mine != (*theirs, other.image):
+        if _form(self) != _form(other):
             raise DataError(
                 f"data sets '{self.name}' and '{other.name}' do not have the same columns and "
                 "labels",
                 advice="Encode the second with the first's `encode`.",
             )
         return replace(
-            self, X=np.concatenate([self.X, other.X]), y=np.concatenate([self.y, other.y])
+            self,
+            X=np.concatenate([self.X, other.X]),
+            y=np.concatenate([self.y, other.y]),
+            groups=_joined_groups(self, other),
+            times=_joined_times(self, other),
         )
 
     def ranged(self) -> Self:
         """Return the rows with each numeric feature's `low` and `high` as these rows have them."""
-        if self.kind == "image":
+        if self.kind != "tabular":
             return self
         specs = []
         for spec, column in zip(self.features, self.X.T, strict=True):
@@ -173,8 +199,9 @@ class Dataset:
                 advice="Give one target a row.",
             )
         X = Codec(self.input_signature).encode_rows(list(raw))
+        bare = replace(self, X=X, notes=(), groups=None, times=None)
         if not self.labels:
-            return replace(self, X=X, y=np.asarray(targets, dtype=np.float32), notes=())
+            return replace(bare, y=np.asarray(targets, dtype=np.float32))
         index = {label: number for number, label in enumerate(self.labels)}
         unknown = sorted({repr(label) for label in targets if label not in index})
         if unknown:
@@ -183,7 +210,7 @@ class Dataset:
                 where=self.name,
                 advice=f"Use one of {', '.join(map(repr, self.labels))}.",
             )
-        return replace(self, X=X, y=np.asarray([index[t] for t in targets], np.int64), notes=())
+        return replace(bare, y=np.asarray([index[t] for t in targets], np.int64))
 
     @property
     def input_signature(self) -> Signature:
@@ -209,9 +236,12 @@ class Dataset:
 
         Returns:
             For a table one entry a feature (a category as written, None where missing); for an
-            image nested lists of shape (height, width, channels) in 0 … `max_value`.
+            image nested lists of shape (height, width, channels) in 0 … `max_value`; for a window
+            nested lists of shape (steps, channels).
         """
         row = self.X[index]
+        if self.kind == "series":
+            return row.tolist()  # type: ignore[no-any-return]
         if self.image is not None:
             pixels = (row.astype(np.float64) - self.image.offset) / self.image.scale
             whole = np.rint(pixels)
@@ -225,6 +255,34 @@ class Dataset:
         if not self.labels:
             return ()
         return tuple(int(n) for n in np.bincount(self.y, minlength=len(self.labels)))
+
+
+def _form(data: Dataset) -> tuple[Any, ...]:
+    """Return what two sets must have in common to be joined."""
+    names = [spec.name for spec in data.features]
+    return (data.kind, data.task, data.labels, names, data.image, data.channels, data.X.shape[1:])
+
+
+def _joined_groups(one: Dataset, other: Dataset) -> NDArray[np.int64] | None:
+    if one.groups is None and other.groups is None:
+        return None
+    # A row that is known to belong nowhere is a group of its own.
+    first, second = (
+        np.arange(len(data), dtype=np.int64)
+        if data.groups is None
+        else np.unique(data.groups, return_inverse=True)[1].astype(np.int64)
+        for data in (one, other)
+    )
+    start = int(first.max(initial=-1)) + 1
+    return np.concatenate([first, second + start])
+
+
+def _joined_times(one: Dataset, other: Dataset) -> NDArray[np.float64] | None:
+    if one.times is None and other.times is None:
+        return None
+    return np.concatenate(
+        [np.full(len(data), np.nan) if data.times is None else data.times for data in (one, other)]
+    )
 
 
 def _decoded(feature: FeatureSpec, value: np.float32) -> Category | None:

@@ -13,6 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from fieldloop.errors import UnsupportedError
 from fieldloop.signature import TensorSpec
+from fieldloop_cloud.compile.arena import arena_bytes
 from fieldloop_cloud.compile.runtimes import min_runtime
 
 FILE_IDENTIFIER = b"TFL3"
@@ -36,6 +37,7 @@ class ModelFacts:
         min_runtime: First TFLite version that has every builtin op at its version.
         size_bytes: Of the flatbuffer.
         weight_bytes: Of its constant buffers.
+        arena_bytes: For all that is computed for one row, without the kernels' own scratch.
         inputs: Input tensors of the main graph.
         outputs: Output tensors of the main graph.
     """
@@ -46,6 +48,7 @@ class ModelFacts:
     min_runtime: str
     size_bytes: int
     weight_bytes: int
+    arena_bytes: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -56,7 +59,7 @@ def inspect(tflite: bytes) -> ModelFacts:
     Raises:
         UnsupportedError: The bytes are no TFLite model, or no known runtime has one of its ops.
     """
-    model = _parsed(tflite)
+    model = parse(tflite)
     graphs = model.subgraphs or []
     if not graphs:
         raise UnsupportedError("the model has no graph", advice="Compile it again.")
@@ -79,12 +82,18 @@ def inspect(tflite: bytes) -> ModelFacts:
         min_runtime=min_runtime(versions),
         size_bytes=len(tflite),
         weight_bytes=sum(len(b.data) for b in model.buffers or [] if b.data is not None),
+        arena_bytes=arena_bytes(model),
         inputs=tuple(_spec(main.tensors[index]) for index in main.inputs),
         outputs=tuple(_spec(main.tensors[index]) for index in main.outputs),
     )
 
 
-def _parsed(tflite: bytes) -> Any:
+def parse(tflite: bytes) -> Any:
+    """Return the flatbuffer as LiteRT's `ModelT`.
+
+    Raises:
+        UnsupportedError: The bytes are no TFLite model, or a damaged one.
+    """
     if tflite[4:8] != FILE_IDENTIFIER:
         raise UnsupportedError(
             "these bytes are no TFLite model", advice="Give a .tflite file or a .flb bundle."

@@ -6,7 +6,7 @@ import numpy as np
 
 from fieldloop.errors import DataError
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.data.split import duplicate_groups
+from fieldloop_cloud.data.units import duplicate_groups
 
 MIN_ROWS = 20
 """Below this even a 60-20-20 split leaves test rows that say nothing."""

@@ -18,6 +18,11 @@ MAX_CATEGORIES = 100
 MAX_GUESSED_CLASSES = 20
 """A whole-number target with more different values is taken for a quantity."""
 
+_USE_OF_DATES = (
+    "Drop it, name it with time= or --time if it says when a row came, or turn it into numbers "
+    "such as the hour of the day."
+)
+
 _OTHER_NOTATIONS = (
     (
         re.compile(r"[+-]?\d+,\d+"),
@@ -27,7 +32,7 @@ _OTHER_NOTATIONS = (
     (
         re.compile(r"\d{4}-\d\d-\d\d([T ][\d:.]+(Z|[+-][\d:]+)?)?"),
         "the column holds dates",
-        "Drop it, or turn it into numbers such as the hour of the day.",
+        _USE_OF_DATES,
     ),
 )
 
@@ -148,7 +153,7 @@ def _numbers(
         raise DataError(
             "the column holds dates",
             where=place,
-            advice="Drop it, or turn it into numbers such as the hour of the day.",
+            advice=_USE_OF_DATES,
         )
     parsed = _as_float64(pd.to_numeric(series, errors="coerce"))
     # "nan" and "inf" written out are numbers too; only what is present and unreadable is text.

@@ -89,6 +89,8 @@ class Dataset:
         drop: Sequence[str] = (),
         categorical: Sequence[str] = (),
         image_size: tuple[int, int] | None = None,
+        group: str | None = None,
+        time: str | None = None,
     ) -> "Dataset":
         """Load a data set; the source says which kind it is.
 
@@ -101,6 +103,10 @@ class Dataset:
             drop: Columns of a table to leave out.
             categorical: Columns of a table whose numbers are categories.
             image_size: (height, width) that images are resized to; by default the commonest.
+            group: The column (of an `.npz` the array) that says what each row belongs to; it is
+                no feature.
+            time: The column or array that says when each row came, numbers or ISO 8601; it is no
+                feature.
 
         Raises:
             DataError: Anything in the source that a model could not honestly be trained on; the
@@ -115,6 +121,8 @@ class Dataset:
             drop=drop,
             categorical=categorical,
             image_size=image_size,
+            group=group,
+            time=time,
         )
 
     @cached_property

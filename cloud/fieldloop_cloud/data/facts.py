@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.data.split import duplicate_groups
+from fieldloop_cloud.data.units import duplicate_groups
 
 _MAX_PROBED_COLUMNS = 200
 _MIN_PROBED_ROWS = 50

@@ -15,6 +15,7 @@ from fieldloop_cloud.data.checks import usable
 from fieldloop_cloud.data.columns import encode_target
 from fieldloop_cloud.data.dataset import Dataset, DataTask
 from fieldloop_cloud.data.images import load_folder
+from fieldloop_cloud.data.relations import related
 from fieldloop_cloud.data.tables import dataset_from_frame, read_table
 
 BUNDLED: tuple[str, ...] = ("digits", "iris", "wine", "breast_cancer", "diabetes")
@@ -29,6 +30,8 @@ def load(
     drop: Sequence[str],
     categorical: Sequence[str],
     image_size: tuple[int, int] | None,
+    group: str | None = None,
+    time: str | None = None,
 ) -> Dataset:
     """Load, check and return a data set; see `Dataset.load`.
 
@@ -37,6 +40,8 @@ def load(
         DataError: The source cannot be used.
     """
     text = str(source)
+    of_tables: dict[str, Any] = {"target": target, "drop": drop, "categorical": categorical}
+    beside: dict[str, Any] = {"group": group, "time": time}
     if image_size is not None and min(image_size) < 1:
         raise ConfigError(
             f"an image of {image_size[0]} x {image_size[1]} pixels has no content",
@@ -46,7 +51,7 @@ def load(
     if text.startswith("sklearn:"):
         if image_size is not None:
             raise _not_a_folder(text)
-        _refuse_options(text, target=target, task=task, drop=drop, categorical=categorical)
+        _refuse_options(text, task=task, **of_tables, **beside)
         return usable(_load_bundled(text.removeprefix("sklearn:")), where=text)
     path = Path(source)
     if not path.exists():
@@ -56,16 +61,16 @@ def load(
             advice=f"Check the path, or use one of sklearn:{{{','.join(BUNDLED)}}}.",
         )
     if path.is_dir():
-        _refuse_options(text, target=target, task=task, drop=drop, categorical=categorical)
+        _refuse_options(text, task=task, **of_tables, **beside)
         return usable(load_folder(path, image_size=image_size), where=text)
     if image_size is not None:
         raise _not_a_folder(text)
     if path.suffix.lower() == ".npz":
-        _refuse_options(text, target=target, drop=drop, categorical=categorical)
-        return usable(_load_npz(path, task=task), where=text)
+        _refuse_options(text, **of_tables)
+        return usable(_load_npz(path, task=task, **beside), where=text)
     frame = read_table(path)
     dataset = dataset_from_frame(
-        frame, target, name=path.stem, where=text, task=task, drop=drop, categorical=categorical
+        frame, name=path.stem, where=text, task=task, **of_tables, **beside
     )
     return usable(dataset, where=text)
 
@@ -113,7 +118,7 @@ def _load_bundled(name: str) -> Dataset:
     )
 
 
-def _load_npz(path: Path, *, task: DataTask | None) -> Dataset:
+def _load_npz(path: Path, *, task: DataTask | None, group: str | None, time: str | None) -> Dataset:
     try:
         # Opened here: NumPy leaves its own file open when the archive is damaged.
         with path.open("rb") as file:
@@ -127,7 +132,7 @@ def _load_npz(path: Path, *, task: DataTask | None) -> Dataset:
             where=str(path),
             advice="Write it with numpy.savez(path, X=..., y=...) and no object arrays.",
         ) from error
-    missing = [name for name in ("X", "y") if name not in arrays]
+    missing = [name for name in ("X", "y", group, time) if name is not None and name not in arrays]
     if missing:
         raise DataError(
             f"arrays missing: {', '.join(missing)}; there are: {', '.join(arrays) or 'none'}",
@@ -135,13 +140,19 @@ def _load_npz(path: Path, *, task: DataTask | None) -> Dataset:
             advice="Write it with numpy.savez(path, X=..., y=...).",
         )
     names = arrays.get("feature_names")
-    return from_arrays(
+    dataset = from_arrays(
         arrays["X"],
         arrays["y"],
         name=path.stem,
         where=str(path),
         task=task,
         feature_names=None if names is None else [str(item) for item in np.atleast_1d(names).flat],
+    )
+    return related(
+        dataset,
+        groups=None if group is None else arrays[group],
+        times=None if time is None else arrays[time],
+        where=str(path),
     )
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from fieldloop.errors import DataError
 from fieldloop_cloud.data.columns import encode_column, encode_target
 from fieldloop_cloud.data.dataset import Dataset, DataTask
+from fieldloop_cloud.data.relations import encode_groups, encode_times
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -101,8 +102,12 @@ def dataset_from_frame(
     task: DataTask | None = None,
     drop: Sequence[str] = (),
     categorical: Sequence[str] = (),
+    group: str | None = None,
+    time: str | None = None,
 ) -> Dataset:
     """Encode a frame; the target is one of its columns, or a series beside it.
+
+    The group and the time column say how the rows hang together and are no features.
 
     Raises:
         DataError: A column that cannot be used; the message names it.
@@ -116,17 +121,21 @@ def dataset_from_frame(
             advice="Give every column its own name.",
         )
     frame = frame.set_axis(columns, axis=1)
-    for column in (*drop, *categorical):
+    beside_rows = tuple(column for column in (group, time) if column is not None)
+    for column in (*drop, *categorical, *beside_rows):
         _require(column, columns, where)
     truth = target if isinstance(target, pd.Series) else _target(frame, target, where)
     beside = isinstance(target, pd.Series)  # then a column may have the same name
-    if not beside and target in (*drop, *categorical):
+    if not beside and target in (*drop, *categorical, *beside_rows):
         raise DataError(
             f"column '{target}' is the target and cannot be a feature or left out",
             where=where,
             advice="Name another target, or take it out of the other option.",
         )
-    kept = [column for column in columns if column not in drop and (beside or column != truth.name)]
+    left_out = {*drop, *beside_rows}
+    kept = [
+        column for column in columns if column not in left_out and (beside or column != truth.name)
+    ]
     if not kept:
         raise DataError("no feature columns are left", where=where, advice="Drop fewer columns.")
     found_task, codes, labels = encode_target(truth, task=task, where=where)
@@ -144,6 +153,8 @@ def dataset_from_frame(
         features=tuple(column.spec for column in encoded),
         target=str(truth.name),
         notes=tuple(note for column in encoded for note in column.notes),
+        groups=None if group is None else encode_groups(frame[group], where=where),
+        times=None if time is None else encode_times(frame[time], where=where),
     )
 
 

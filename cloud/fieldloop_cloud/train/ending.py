@@ -9,7 +9,8 @@ import numpy as np
 from fieldloop.manifest import Lineage, Precision
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.facts import facts
-from fieldloop_cloud.data.split import SealedTest, Split
+from fieldloop_cloud.data.seal import SealedTest
+from fieldloop_cloud.data.split import Split
 from fieldloop_cloud.select.scored import Scored, Skipped
 from fieldloop_cloud.train.bench import Bench
 from fieldloop_cloud.train.measure import Answers, answers

@@ -19,7 +19,7 @@ from fieldloop.manifest import GoldenSet, Lineage, Precision
 from fieldloop.profile import ReferenceProfile
 from fieldloop.signature import Signature
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
-from fieldloop_cloud.data.split import Opening
+from fieldloop_cloud.data.seal import Opening
 from fieldloop_cloud.files import write_file
 from fieldloop_cloud.select.scored import Measured, Scored, Skipped
 from fieldloop_cloud.train.metrics import Estimate

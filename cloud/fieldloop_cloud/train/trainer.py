@@ -15,7 +15,7 @@ from fieldloop.errors import ConfigError
 from fieldloop_cloud.compile.quantize import EPSILON, check_epsilon
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.data.split import three_way
+from fieldloop_cloud.data.split import split
 from fieldloop_cloud.files import check_writable
 from fieldloop_cloud.release.targets import Target, load_target
 from fieldloop_cloud.report.html import write_run_report
@@ -79,10 +79,10 @@ def train(
     if out is not None:
         check_writable(Path(out))
     progress("split", 0.0, f"{len(data)} rows of {data.name}")
-    split = three_way(data, seed=seed)
+    parts = split(data, strategy="60-20-20", seed=seed)
     bench = Bench(
-        train=data.take(split.train).ranged(),
-        validation=data.take(split.validation),
+        train=data.take(parts.train).ranged(),
+        validation=data.take(parts.validation),
         target=target,
         metric=metric,
         epsilon=epsilon,
@@ -95,7 +95,7 @@ def train(
     baseline = dummy_score(bench)
     choice = choose(front, target, baseline, skipped=skipped)
     progress("test", 0.0, "opening the test set")
-    ending = Ending(data, split, bench, front, skipped, baseline)
+    ending = Ending(data, parts, bench, front, skipped, baseline)
     run = msgspec.structs.replace(
         ending.run(front[choice.index], choice.why), elapsed_s=time.monotonic() - started
     )

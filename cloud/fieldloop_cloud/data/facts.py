@@ -5,11 +5,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.data.disguise import TELLING, feature_scores
 from fieldloop_cloud.data.units import duplicate_groups
-
-_MAX_PROBED_COLUMNS = 200
-_MIN_PROBED_ROWS = 50
-_DISGUISE = 0.999
 
 
 class ColumnFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +89,9 @@ def facts(dataset: Dataset) -> DataFacts:
         duplicate_count=len(dataset) - len(np.unique(groups)),
         conflict_count=_conflicts(dataset, groups),
         missing_share=float(np.isnan(dataset.X).mean()),
-        columns=tuple(_column(dataset, index) for index in range(len(dataset.features))),
+        columns=tuple(
+            _column(dataset, index, score) for index, score in enumerate(feature_scores(dataset))
+        ),
     )
 
 
@@ -102,7 +101,7 @@ def _conflicts(dataset: Dataset, groups: NDArray[np.int64]) -> int:
     return int((targets[groups] > 1).sum())
 
 
-def _column(dataset: Dataset, index: int) -> ColumnFacts:
+def _column(dataset: Dataset, index: int, score: float) -> ColumnFacts:
     spec, column = dataset.features[index], dataset.X[:, index]
     known = column[~np.isnan(column)]
     distinct = len(np.unique(known))
@@ -115,19 +114,5 @@ def _column(dataset: Dataset, index: int) -> ColumnFacts:
         missing_share=float(np.isnan(column).mean()),
         low=float(known.min()) if is_number else None,
         high=float(known.max()) if is_number else None,
-        tells_target=distinct > 1 and _tells_target(dataset, column),
+        tells_target=bool(score > TELLING),
     )
-
-
-def _tells_target(dataset: Dataset, column: NDArray[np.float32]) -> bool:
-    """Whether a tree with one leaf a class on this column alone is right nearly everywhere."""
-    if len(dataset) < _MIN_PROBED_ROWS or len(dataset.features) > _MAX_PROBED_COLUMNS:
-        return False
-    values = np.nan_to_num(column, nan=-1.0)
-    if dataset.task == "regression":
-        return bool(abs(np.corrcoef(values, dataset.y)[0, 1]) > _DISGUISE)
-    from sklearn.tree import DecisionTreeClassifier  # noqa: PLC0415 - a second of import time
-
-    tree = DecisionTreeClassifier(max_leaf_nodes=len(dataset.labels), random_state=0)
-    table = values[:, np.newaxis]
-    return bool(tree.fit(table, dataset.y).score(table, dataset.y) > _DISGUISE)

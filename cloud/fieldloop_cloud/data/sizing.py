@@ -65,7 +65,7 @@ def interval_width(count: int, *, task: DataTask, score: float) -> float:
     if count < 1:
         return 1.0
     if task == "classification":
-        low, high = wilson(round(score * count), count)
+        low, high = wilson(score * count, count)
         return high - low
     z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     return 4 * z * math.sqrt(max(score, 0.0)) * (1 - score) / math.sqrt(count)
@@ -84,7 +84,7 @@ def rows_for_width(width: float, *, task: DataTask, score: float | None = None) 
 
     Example:
         >>> rows_for_width(0.1, task="classification", score=0.9)
-        140
+        141
     """
     expected = ASSUMED_SCORE[task] if score is None else score
     if not 0 < width < 1 or not 0 <= expected <= 1:
@@ -128,7 +128,7 @@ def adequate_parameters(dataset: Dataset) -> int:
     up to 500 rows spread over the data.
     """
     rows = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLED_ROWS).astype(np.int64))
-    values = np.nan_to_num(dataset.flat[rows].astype(np.float64))
+    values = np.nan_to_num(dataset.take(rows).flat.astype(np.float64))
     spread = values.std(axis=0)
     values = (values - values.mean(axis=0))[:, spread > 0] / spread[spread > 0]
     if not values.size:

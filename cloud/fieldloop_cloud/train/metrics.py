@@ -48,7 +48,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         return (self.high - self.low) / (2 * NormalDist().inv_cdf(0.5 + LEVEL / 2))
 
 
-def wilson(successes: int, count: int) -> tuple[float, float]:
+def wilson(successes: float, count: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a share (E. B. Wilson, JASA 22 (1927), 209-212).
 
     Example:

@@ -1,7 +1,7 @@
 """Ensembles of decision trees as data: sums over trees of the leaf values reached.
 
 A library's trees become `Tree` tables, a `Forest` adds up their leaves. The way down to the leaves
-is `compile.traversal`'s.
+is `compile.traversal.walk`'s.
 
 Sums are int32 in fixed point. They are exact: trees may come in any order, and equal sums stay
 equal, which float32 cannot promise. Leaves with the same values share a row of the leaf table.
@@ -9,7 +9,8 @@ equal, which float32 cannot promise. Leaves with the same values share a row of 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.lowering import Context
 from fieldloop_cloud.compile.tensor import Tensor
-from fieldloop_cloud.compile.traversal import States
+from fieldloop_cloud.compile.traversal.walk import leaf_rows
 from fieldloop_cloud.compile.value import Value
 
 SUM_BITS = 30
@@ -57,7 +58,7 @@ class Tree:
         """Numbers of the inner nodes."""
         return np.flatnonzero(self.left >= 0)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Number of questions on the longest way; 0 for a single leaf."""
         level, depth = np.zeros(1, np.intp), 0
@@ -138,6 +139,9 @@ class Forest:
 
     def sums(self, context: Context, value: Value) -> Sums:
         """Emit the traversal and the sums of the leaves reached."""
+        return self._deepest_first()._sums(context, value)  # noqa: SLF001 - this class's own
+
+    def _sums(self, context: Context, value: Value) -> Sums:
         fixed, start, scale, offset = self._fixed_point(packed=False)
         if context.precision != "float32":
             distinct = np.unique(np.concatenate(fixed), axis=0)
@@ -155,14 +159,29 @@ class Forest:
         rows, reached = self._reached(leaves.astype(np.float32), context, value)
         return context.graph.gather(rows, reached)
 
+    def _deepest_first(self) -> "Forest":
+        """Return the same sums with the trees of each group sorted by depth."""
+        groups = [
+            sorted(self.trees[k :: self.groups], key=lambda tree: -tree.depth)
+            for k in range(self.groups)
+        ]
+        return replace(self, trees=[tree for turn in zip(*groups, strict=True) for tree in turn])
+
     def _reached(
         self, leaves: NDArray[Any], context: Context, value: Value
     ) -> tuple[NDArray[Any], Tensor]:
         """Return the distinct leaf rows and which of them each row reaches in each tree."""
         rows, leaf_row = np.unique(leaves, axis=0, return_inverse=True)
         table = context.thresholds(value)
-        states = States.lay_out(self.trees, leaf_row.reshape(-1), table, self.compared_as)
-        return rows, states.emit(context.graph, self.answers)
+        reached = leaf_rows(
+            context.graph,
+            self.trees,
+            leaf_row.reshape(-1),
+            table=table,
+            compared_as=self.compared_as,
+            answers=self.answers,
+        )
+        return rows, reached
 
     def _leaves(self, g: Graph, rows: NDArray[Any], reached: Tensor) -> Tensor:
         """Return the leaf rows reached, int32 (-1, trees of a group, sums)."""

@@ -18,6 +18,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from fieldloop.errors import UnsupportedError
 from fieldloop_cloud.compile.api import to_tflite
+from fieldloop_cloud.compile.traversal import dense
 
 FORESTS = (RandomForestClassifier, ExtraTreesClassifier)
 
@@ -46,6 +47,14 @@ def rows_on_thresholds(trees, X, *, limit=400):
     return np.array(rows, np.float32)
 
 
+@pytest.fixture(params=["dense", "rows"])
+def walk(request, monkeypatch):
+    """Both ways down: all questions in advance, or node by node, as if the forest were large."""
+    if request.param == "rows":
+        monkeypatch.setattr(dense, "MOST_STATES", 0)
+    return request.param
+
+
 def operators(tflite):
     """Names of the main graph's ops, in order."""
     model = schema.ModelT.InitFromPackedBuf(tflite, 0)
@@ -55,14 +64,14 @@ def operators(tflite):
 
 
 def numbers(tflite):
-    """All float32 constants, and the thresholds in the int32 table of a forest's states."""
+    """All float32 constants, and the thresholds in the int32 table of a forest's nodes."""
     model = schema.ModelT.InitFromPackedBuf(tflite, 0)
     found = []
     for tensor in model.subgraphs[0].tensors:
         data = model.buffers[tensor.buffer].data
         if data is not None and tensor.type == schema.TensorType.FLOAT32:
             found.append(np.asarray(data, np.uint8).view(np.float32))
-        elif data is not None and tensor.type == schema.TensorType.INT32 and len(tensor.shape) > 1:
+        elif data is not None and tensor.type == schema.TensorType.INT32 and len(tensor.shape) == 2:
             rows = np.asarray(data, np.uint8).view(np.int32).reshape(tensor.shape)
             found.append(np.ascontiguousarray(rows[:, 1]).view(np.float32))
     return found
@@ -79,11 +88,14 @@ def numbers(tflite):
         unique=True,
     ),
     seed=st.integers(0, 99),
+    most_states=st.sampled_from([0, dense.MOST_STATES]),
 )
-def test_every_float32_row_reaches_the_leaf_it_reaches_in_scikit_learn(cells, seed):
+def test_every_float32_row_reaches_the_leaf_it_reaches_in_scikit_learn(cells, seed, most_states):
     X = np.array(cells, np.float32)[:, None]
     tree = DecisionTreeRegressor(random_state=seed).fit(X, np.arange(len(X), dtype=float))
-    compiled = to_tflite(tree, example=X)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "MOST_STATES", most_states)
+        compiled = to_tflite(tree, example=X)
     rows = np.concatenate([X[:, 0], beside(tree.tree_.threshold), beside(X[:, 0])])[:, None]
     assert np.array_equal(compiled.run(rows)["value"], tree.predict(rows).astype(np.float32))
 
@@ -125,6 +137,32 @@ def test_a_scaler_is_folded_into_the_thresholds_without_an_op_or_a_changed_row(s
     assert np.abs(compiled.run(rows)["probabilities"] - model.predict_proba(rows)).max() <= 1e-6
 
 
+def test_small_forests_take_one_gather_a_level_and_large_ones_two(walk):
+    X, y = load_breast_cancer(return_X_y=True)
+    forest = RandomForestClassifier(9, max_depth=6, random_state=0).fit(X, y)
+    ops = operators(to_tflite(forest, example=X).tflite)
+    roots_leaves = 2
+    levels = 6 if walk == "dense" else 2 * 5
+    assert ops.count("GATHER") == levels + roots_leaves
+    assert ("TRANSPOSE" in ops) == (walk == "rows")
+
+
+def test_trees_that_end_early_are_not_walked_further(monkeypatch):
+    monkeypatch.setattr(dense, "MOST_STATES", 0)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(300, 4)).astype(np.float32), rng.integers(0, 3, 300)
+    shallow = [DecisionTreeClassifier(max_depth=2, random_state=i).fit(X, y) for i in range(30)]
+    deep = [DecisionTreeClassifier(max_depth=12, random_state=i).fit(X, y) for i in range(3)]
+    forest = RandomForestClassifier(33, max_depth=2).fit(X, y)
+    forest.estimators_ = [*shallow[:20], *deep, *shallow[20:]]
+    compiled = to_tflite(forest, example=X)
+    assert operators(compiled.tflite).count("SLICE") == 2
+    made = compiled.run(X)
+    assert np.array_equal(made["label"], forest.predict(X))
+    assert np.abs(made["probabilities"] - forest.predict_proba(X)).max() <= 1e-6
+
+
+@pytest.mark.usefixtures("walk")
 @pytest.mark.parametrize("kind", FORESTS)
 def test_forests_agree_on_rows_that_lie_on_thresholds(kind, tflite214):
     X, y = load_breast_cancer(return_X_y=True)
@@ -138,6 +176,7 @@ def test_forests_agree_on_rows_that_lie_on_thresholds(kind, tflite214):
     assert np.array_equal(label, made["label"])
 
 
+@pytest.mark.usefixtures("walk")
 @pytest.mark.parametrize("trained_with_missing", [False, True])
 @pytest.mark.parametrize(
     "make",
@@ -173,6 +212,7 @@ def test_missing_values_that_are_imputed_on_the_way_are_compared_as_their_replac
     assert np.array_equal(compiled.run(rows)["label"], model.predict(rows))
 
 
+@pytest.mark.usefixtures("walk")
 def test_no_constant_is_a_sentinel():
     X, y = load_breast_cancer(return_X_y=True)
     holes = np.where(np.random.default_rng(1).random(X.shape) < 0.2, np.nan, X)
@@ -211,6 +251,7 @@ def test_a_single_tree_picks_the_largest_probability_however_close():
     assert to_tflite(tree, example=X).run(X)["label"].tolist() == [1] * 4
 
 
+@pytest.mark.usefixtures("walk")
 def test_a_tree_of_one_leaf(tflite214):
     tree = DecisionTreeRegressor().fit(np.zeros((5, 2)), np.full(5, 3.25))
     compiled = to_tflite(tree, example=np.zeros((5, 2)))
@@ -219,6 +260,7 @@ def test_a_tree_of_one_leaf(tflite214):
     assert [list(output[0]) for output in outputs] == [[], [3.25], [3.25] * 7]
 
 
+@pytest.mark.usefixtures("walk")
 def test_deep_trees_agree_in_any_batch(tflite214):
     X = np.arange(40.0)[:, None]
     chain = DecisionTreeRegressor().fit(X, 4.0 ** np.arange(40))
@@ -245,6 +287,7 @@ def test_regressors_of_several_targets():
     assert (np.abs(made - forest.predict(X)) <= 1e-7 * np.abs(Y).max(axis=0)).all()
 
 
+@pytest.mark.usefixtures("walk")
 @pytest.mark.parametrize("kind", [DecisionTreeClassifier, RandomForestClassifier])
 def test_int8_labels_are_scikit_learns_on_the_dequantized_input(kind, tflite214):
     # Features from 1e-3 to 4e3: one scale for all of them costs a third of the labels here.

@@ -1,5 +1,6 @@
 """`fieldloop-device`: run, predict, measure, status, doctor."""
 
+import contextlib
 import io
 import json
 import logging
@@ -15,17 +16,19 @@ import click
 import msgspec
 
 import fieldloop_device
-from fieldloop.codec import Prediction
 from fieldloop.device_root import DeviceRoot, write_atomic
 from fieldloop.errors import ConfigError, DataError, FieldloopError, InputError
 from fieldloop.integrity import TrustPolicy
 from fieldloop_device.agent import Agent
+from fieldloop_device.answering import answer, shown
 from fieldloop_device.config import load_config, read_trust
 from fieldloop_device.doctor import examine
+from fieldloop_device.endpoint import Endpoint
 from fieldloop_device.inputs import read_many
 from fieldloop_device.measure import measure as measure_bundle
 from fieldloop_device.runtime import Runtime, active_bundle
-from fieldloop_device.sources import Item, open_source
+from fieldloop_device.sources.opening import KINDS, open_source
+from fieldloop_device.sources.source import rest
 from fieldloop_device.status import read_status
 
 _log = logging.getLogger(__name__)
@@ -118,50 +121,36 @@ def main(*, verbose: bool) -> None:
 
 @main.command()
 @_ROOT
-@click.option(
-    "--source", default="stdin", show_default=True, help="stdin (JSON lines) or dir:PATH."
-)
+@click.option("--source", default="stdin", show_default=True, help=f"One of: {KINDS}.")
 @click.option("--once", is_flag=True, help="End when the source has nothing more.")
-def run(*, root: Path, source: str, once: bool) -> None:
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Answer other programs over HTTP on 127.0.0.1:PORT or unix:PATH; may be repeated. "
+    "Without it, what [endpoint] listen in device.toml says.",
+)
+def run(*, root: Path, source: str, once: bool, listen: tuple[str, ...]) -> None:
     """Run the agent: one JSON line out for each input.
 
     Inputs on stdin are JSON lines: {"id": "…", "x": [1, 2, 3]} or {"x": {"name": 1}}. A wrong one
     gives an error line. SIGTERM and Ctrl-C flush what was counted and end the agent with code 0.
     """
-    inputs = open_source(source, once=once)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Agent(root) as agent:
+    agent = Agent(root)
+    inputs = open_source(source, once=once, name=agent.config.device.id)
+    with agent, contextlib.ExitStack() as stack:
+        for address in listen or agent.config.endpoint.listen:
+            endpoint = stack.enter_context(Endpoint(agent, address))
+            click.echo(f"listening on {endpoint.address}", err=True)
+        if inputs is None:
+            rest(stop, math.inf)
+            return
         for item in inputs.items(stop):
-            sys.stdout.write(json.dumps(_answer(agent, item)) + "\n")
+            sys.stdout.write(json.dumps(answer(agent, item)) + "\n")
             sys.stdout.flush()
-
-
-def _answer(agent: Agent, item: Item) -> dict[str, Any]:
-    if item.error is not None:
-        agent.reject()
-        return {"id": item.id, "error": item.error.as_dict()}
-    try:
-        prediction = agent.predict(item.raw, input_id=item.id)
-    except FieldloopError as error:
-        item.is_refused = isinstance(error, InputError)
-        return {"id": item.id, "error": error.as_dict()}
-    return {
-        "id": item.id,
-        **_shown(prediction),
-        "model": agent.running_sha256,
-        "latency_ms": prediction.latency_ms,
-    }
-
-
-def _shown(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "label": prediction.label,
-        "value": prediction.value,
-        "confidence": prediction.confidence,
-        "probabilities": prediction.probabilities,
-    }
 
 
 @main.command()
@@ -184,9 +173,11 @@ def predict(
             raise
     for row, prediction in enumerate(answers):
         if as_json:
-            click.echo(json.dumps({"row": row, **_shown(prediction)}))
+            click.echo(json.dumps({"row": row, **shown(prediction)}))
         else:
-            answer = prediction.value if prediction.label is None else prediction.label
+            answer = prediction.answer
+            if isinstance(answer, tuple):
+                answer = ", ".join(map(str, answer))
             sure = "" if prediction.confidence is None else f"  {prediction.confidence:.3f}"
             click.echo(f"{row}  {answer}{sure}")
 

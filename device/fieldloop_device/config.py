@@ -87,6 +87,16 @@ class UpdateSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_latency_ms: float | None = None
 
 
+class EndpointSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How other programs of this machine ask.
+
+    Attributes:
+        listen: Addresses: `127.0.0.1:PORT` or `unix:PATH`; none by default.
+    """
+
+    listen: tuple[str, ...] = ()
+
+
 class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of `device.toml`."""
 
@@ -96,6 +106,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     privacy: PrivacySection = PrivacySection()
     runtime: RuntimeSection = RuntimeSection()
     update: UpdateSection = UpdateSection()
+    endpoint: EndpointSection = EndpointSection()
     release: dict[str, str] = {}
 
 

@@ -151,10 +151,10 @@ def _csv(data: bytes, path: Path) -> list[object]:
                 where=f"{path}, line {line}",
                 advice="Write one cell for each column; leave it empty for a missing value.",
             )
-    return [dict(zip(names, map(_cell, row), strict=True)) for _, row in rows]
+    return [dict(zip(names, map(cell, row), strict=True)) for _, row in rows]
 
 
-def _cell(text: str) -> object:
+def cell(text: str) -> object:
     """Return a number where it is one, None where it is empty, otherwise the text."""
     if not text.strip():
         return None

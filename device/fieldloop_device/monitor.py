@@ -6,14 +6,16 @@ with the number of features.
 """
 
 from collections import Counter
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop.codec import Prediction
+from fieldloop.codec import Prediction, TargetAnswer
 from fieldloop.histogram import pack_counts
 from fieldloop.profile import ReferenceProfile, monitored
-from fieldloop.signature import Signature
+from fieldloop.signature import Category, Signature
+from fieldloop.targets import target_views
 from fieldloop.telemetry import CONFIDENCE_EDGES, LATENCY_EDGES_MS, Clock, TelemetryWindow
 
 _BUFFER_BYTES = 1 << 20
@@ -45,7 +47,7 @@ class Monitor:
         self._low = np.asarray([item.low for item in profile.quantities])
         self._high = np.asarray([item.high for item in profile.quantities])
         self._model = sha256[:MODEL_ID_DIGITS]
-        self._class_of = {label: index for index, label in enumerate(signature.labels)}
+        self._class_of, self._class_count = _classes(signature)
         self._buffer: NDArray[np.float32] | None = None
         self._filled = 0
         self._totals = (0, 0)
@@ -65,8 +67,10 @@ class Monitor:
         """
         for prediction in predictions:
             self._latencies.append(prediction.latency_ms)
-            if prediction.confidence is not None:
-                self._classes.append(self._class_of.get(prediction.label, -1))  # type: ignore[arg-type]
+            if prediction.targets:
+                self._record_targets(prediction.targets)
+            elif prediction.confidence is not None:
+                self._classes.append(self._class_of[0].get(prediction.label, -1))
                 self._confidences.append(prediction.confidence)
         if len(self._latencies) >= _FOLD_AT:
             self._fold()
@@ -74,6 +78,12 @@ class Monitor:
         self._totals = (self._totals[0] + len(predictions), self._totals[1])
         if self._quantities:
             self._keep(rows)
+
+    def _record_targets(self, targets: tuple[TargetAnswer, ...]) -> None:
+        for class_of, answer in zip(self._class_of, targets, strict=True):
+            if answer.confidence is not None:
+                self._classes.append(class_of.get(answer.label, -1))
+                self._confidences.append(answer.confidence)
 
     def reject(self) -> None:
         """Count a raw value that the signature refused."""
@@ -150,7 +160,7 @@ class Monitor:
         self._errors: Counter[str] = Counter()
         self._latency_counts = np.zeros(len(_LATENCY_EDGES) + 1, dtype=np.int64)
         self._confidence_counts = np.zeros(
-            (len(self._class_of), len(_CONFIDENCE_EDGES) + 1), dtype=np.int64
+            (self._class_count, len(_CONFIDENCE_EDGES) + 1), dtype=np.int64
         )
         self._latencies: list[float] = []
         self._classes: list[int] = []
@@ -188,6 +198,18 @@ class Monitor:
         for column, edges in enumerate(self._edges):
             cells = np.searchsorted(edges, values[finite[:, column], column], side="right")
             self._features[column] += np.bincount(cells, minlength=len(edges) + 1)
+
+
+def _classes(signature: Signature) -> tuple[tuple[dict[Category | None, int], ...], int]:
+    """Return, for each target, the row of each label in the counts; and how many rows there are."""
+    views = target_views(signature)
+    labels = [view.counted_labels for view in views] if views else [signature.labels]
+    starts = [0, *accumulate(map(len, labels))]
+    rows: tuple[dict[Category | None, int], ...] = tuple(
+        {label: start + place for place, label in enumerate(known)}
+        for start, known in zip(starts, labels, strict=False)
+    )
+    return rows, starts[-1]
 
 
 def _packed(counts: NDArray[np.int64]) -> tuple[int, ...]:

@@ -12,12 +12,13 @@ is left of its half of the budget, and what is logged is the rate at that very m
 import logging
 import random
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.codec import Prediction
+from fieldloop.layout import layout
 from fieldloop.signature import Signature
 from fieldloop.telemetry import Clock, FieldSample
 
@@ -111,7 +112,7 @@ class Sampler:
             model=model,
             sample_id=sample_id(),
             raw=content,
-            predicted=prediction.value if prediction.label is None else prediction.label,
+            predicted=prediction.answer,
             confidence=prediction.confidence,
             policy=policy,
             inclusion_probability=probability,
@@ -159,9 +160,30 @@ class Sampler:
         self._day = day
 
     def _content(self, raw: object, rows: NDArray[np.float32]) -> list[object]:
-        """Return the input as a list in the user's units."""
+        """Return the input as a list in the user's units; of several inputs a list of each."""
+        if len(self._signature.inputs) > 1:
+            return self._of_each_input(raw, rows.reshape(-1))
         if self._signature.image is not None:
             return self._image(rows)
+        return self._row(raw, rows)
+
+    def _of_each_input(self, raw: object, row: NDArray[np.float32]) -> list[object]:
+        places = layout(self._signature)
+        content: list[object] = []
+        for place, (spec, columns) in enumerate(
+            zip(self._signature.inputs, places.columns, strict=True)
+        ):
+            values = row[columns]
+            if place == places.image_at:
+                content.append(self._image(values))
+            elif place == places.features_at:
+                given = raw[spec.name] if isinstance(raw, dict) else cast("Any", raw)[place]
+                content.append(self._row(given, values))
+            else:
+                content.append(_rounded(values.reshape(spec.shape[1:]).tolist()))
+        return content
+
+    def _row(self, raw: object, rows: NDArray[np.float32]) -> list[object]:
         if isinstance(raw, dict):
             return [_plain(raw.get(name)) for name in self._signature.feature_names]
         if isinstance(raw, np.ndarray):

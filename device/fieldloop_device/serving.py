@@ -8,7 +8,7 @@ is answered by exactly one model and none is dropped.
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,9 @@ class Serving:
         self._sampler: Sampler | None = None
         self._ended: list[TelemetryWindow] = []
         self._samples: deque[FieldSample] = deque(maxlen=_WAITING_SAMPLES)
-        self._answers: OrderedDict[str, Category | float | None] = OrderedDict()
+        self._answers: OrderedDict[str, Category | tuple[Category | None, ...] | None] = (
+            OrderedDict()
+        )
         self._numbers = itertools.count(1)
         self._label = "0"
         self.answered_count = 0
@@ -127,14 +129,19 @@ class Serving:
             if self._monitor is not None:
                 self._monitor.reject()
 
-    def feedback(self, input_id: str, truth: Category) -> bool:
+    def feedback(self, input_id: str, truth: Category | Sequence[Category]) -> bool:
         """Count whether an answer was right, now that the truth is known.
+
+        Args:
+            input_id: As given to `predict`.
+            truth: The right label; for several targets that of each, and all must be right.
 
         Returns:
             Whether it was right.
 
         Raises:
-            ConfigError: No such input was answered lately by the running model.
+            ConfigError: No such input was answered lately by the running model, or not one truth
+                for each of its targets.
         """
         with self._lock:
             if input_id not in self._answers or self._monitor is None:
@@ -142,7 +149,11 @@ class Serving:
                     f"there is no recent answer called '{input_id}'",
                     advice=f"Give the truth before {REMEMBERED_ANSWERS} further answers.",
                 )
-            correct = self._answers.pop(input_id) == truth
+            answer = self._answers[input_id]
+            if isinstance(answer, tuple):
+                truth = _of_each(truth, len(answer))
+            del self._answers[input_id]
+            correct = answer == truth
             self._monitor.feedback(correct=correct)
             return correct
 
@@ -181,8 +192,7 @@ class Serving:
         assert self._runtime is not None
         assert self._sampler is not None
         if input_id is not None:
-            answer = prediction.value if prediction.label is None else prediction.label
-            self._answers[input_id] = answer
+            self._answers[input_id] = prediction.answer
             if len(self._answers) > REMEMBERED_ANSWERS:
                 self._answers.popitem(last=False)
         sample = self._sampler.choose(
@@ -195,3 +205,13 @@ class Serving:
         )
         if sample is not None:
             self._samples.append(sample)
+
+
+def _of_each(truth: Category | Sequence[Category], count: int) -> tuple[Category, ...]:
+    """Return the truth of each target."""
+    if isinstance(truth, str) or not isinstance(truth, Sequence) or len(truth) != count:
+        raise ConfigError(
+            f"{truth!r:.80} is not the truth of {count} targets",
+            advice="Give a list with one entry for each target.",
+        )
+    return tuple(truth)

@@ -215,6 +215,7 @@ def _model_entry(precision: Precision) -> EntryName:
         "float16": "model.float16.tflite",
         "dynamic": "model.dynamic.tflite",
         "int8": "model.int8.tflite",
+        "mixed": "model.mixed.tflite",
         "int16x8": "model.int16x8.tflite",
     }
     return entry[precision]

@@ -13,20 +13,21 @@ from fieldloop.errors import BundleError, CompatibilityError
 from fieldloop.profile import ReferenceProfile
 from fieldloop.signature import Signature
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 """Newest manifest format that this release can read."""
 
 _MAX_RELEASE = 2**63 - 1
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 
-Precision = Literal["float32", "float16", "dynamic", "int8", "int16x8"]
+Precision = Literal["float32", "float16", "dynamic", "int8", "mixed", "int16x8"]
 
 EntryName = Literal[
     "model.float32.tflite",
     "model.float16.tflite",
     "model.dynamic.tflite",
     "model.int8.tflite",
+    "model.mixed.tflite",
     "model.int16x8.tflite",
     "signature.json",
     "profile.json",
@@ -79,7 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         entries: Files, in the order in which their bytes follow.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str
     release: int
     device_classes: tuple[str, ...]

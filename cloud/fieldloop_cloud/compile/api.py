@@ -1,7 +1,9 @@
 """`to_tflite`: the entrance to compilation.
 
 model → scikit-learn: `classical_model` (rows → lowering → flatbuffer → parity)
-      → Keras: `keras` (a converter in a subprocess)
+      → Keras, SavedModel: `keras` (a converter in a subprocess)
+      → a float32 flatbuffer: `existing`
+      → to other precisions: `rungs` (two quantizers), chosen by `auto`
       → `Compiled`
 """
 
@@ -17,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.manifest import Precision
-from fieldloop.signature import Category, FeatureSpec, ImageSpec
-from fieldloop_cloud.compile.auto import smallest_proven
+from fieldloop.signature import FeatureSpec, ImageSpec
+from fieldloop_cloud.compile.auto import at_precision, smallest_proven
 from fieldloop_cloud.compile.classical_model import compile_classical
 from fieldloop_cloud.compile.compiled import Compiled
+from fieldloop_cloud.compile.labelling import Given
 from fieldloop_cloud.compile.quantize import (
     CLASSICAL_LADDER,
     EPSILON,
@@ -29,6 +32,8 @@ from fieldloop_cloud.compile.quantize import (
     check_epsilon,
 )
 from fieldloop_cloud.compile.rows import Rows, table_of
+from fieldloop_cloud.compile.rungs import INTEGER, NetRungs, compiled_directly
+from fieldloop_cloud.release.targets import Target, load_target
 
 
 def to_tflite(
@@ -36,30 +41,40 @@ def to_tflite(
     *,
     example: Any,
     precision: Precision | Literal["auto"] = "float32",
-    labels: Sequence[Category] | None = None,
+    labels: Given = None,
     features: Sequence[FeatureSpec] | None = None,
     image: ImageSpec | None = None,
     held_out: Any = None,
+    truth: Sequence[Any] | None = None,
+    device: str | Path | Target | None = None,
     epsilon: float = EPSILON,
+    trust: bool = False,
 ) -> Compiled:
     """Compile a fitted model to a TFLite flatbuffer of builtin ops, exactly, or refuse.
 
     Args:
         model: A fitted scikit-learn estimator or Pipeline of a supported type, a Keras model, or
-            the path of a saved Keras model.
+            the path of a saved one: `.keras`, a SavedModel's directory, or a float32 `.tflite`.
         example: Rows like those that it was fitted on, (n, n_features), in the same form (array of
             the same dtype, DataFrame); for a Keras model the calibration rows. The more, the
             stronger the comparison with the original.
         precision: `float32`, `float16`, `int8`, or for a net `dynamic`. For a classical model int8
-            means an int8 input with a scale for each feature, and int8 tables. `auto` takes the
-            smallest that is proven to answer as the original; `evidence.rungs` tells what each
-            reached. A label needs some 270 rows for proof at an epsilon of 0.01.
+            means an int8 input with a scale for each feature, and int8 tables. A net can also be
+            `dynamic`, `int16x8`, or `mixed`: int8 with the worst layers left in float. `auto`
+            takes the smallest that is proven to answer as the original, or for a device the
+            fastest; `evidence.rungs` tells what each reached. A label needs some 270 rows for
+            proof at an epsilon of 0.01.
         labels: Names of the classes, in the order of `classes_` (or indexed by them); None: the
-            model's own.
+            model's own. For several targets a list of labels for each, or a dict of them by the
+            targets' names.
         features: Names, units, ranges and categories of the columns; None: from the example.
         image: The image preprocessing, if a row is a (flattened) image.
         held_out: Rows to compare on; None: the example.
-        epsilon: For `auto` the largest share of labels, or loss of R², that may differ.
+        truth: For `auto` the right labels or values of the rows that are compared; None: what the
+            float32 model says stands for them.
+        device: For `auto` the device class (name, TOML file or `Target`) that it is meant for.
+        epsilon: For `auto` the largest share of labels, or loss of R², that may be lost.
+        trust: Load a `.keras` file that holds code (Lambda layers); it may do anything.
 
     Returns:
         The flatbuffer with its signature and the evidence of the comparison.
@@ -79,13 +94,22 @@ def to_tflite(
         [0, 0]
     """
     check_epsilon(epsilon)
-    job = _Job(example, labels, features, image, held_out)
-    make = _net if _is_keras(model) else _classical
-    if precision != "auto":
-        compile_to, _ = make(model, job, (precision,))
-        return compile_to(precision)
-    ladder = NET_LADDER if make is _net else CLASSICAL_LADDER
-    return smallest_proven(*make(model, job, ladder), ladder, epsilon=epsilon)
+    target = load_target(device) if isinstance(device, (str, Path)) else device
+    job = _Job(example, labels, features, image, held_out, trust)
+    if not _is_net(model):
+        compile_to, rows = _classical(model, job)
+        if precision != "auto":
+            return compile_to(precision)
+        offers, ladder = compiled_directly(compile_to), CLASSICAL_LADDER
+    else:
+        ladder = NET_LADDER if precision == "auto" else (precision,)
+        # Of a flatbuffer, and of mixed, the float32 reference is the beginning.
+        compile_to, rows = _net(model, job, tuple(dict.fromkeys(("float32", *ladder))))
+        if precision == "float32":
+            return compile_to("float32")
+        offers = NetRungs(compile_to, np.asarray(job.example, dtype=np.float32), rows())
+    climb = smallest_proven if precision == "auto" else at_precision
+    return climb(offers, rows, ladder, epsilon=epsilon, truth=truth, target=target)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,17 +117,18 @@ class _Job:
     """What `to_tflite` was given besides the model."""
 
     example: Any
-    labels: Sequence[Category] | None
+    labels: Given
     features: Sequence[FeatureSpec] | None
     image: ImageSpec | None
     held_out: Any
+    trust: bool
 
 
 _CompileTo = Callable[[Precision], Compiled]
 _GiveRows = Callable[[], NDArray[np.float32]]
 
 
-def _classical(model: Any, job: _Job, _: tuple[Precision, ...]) -> tuple[_CompileTo, _GiveRows]:
+def _classical(model: Any, job: _Job) -> tuple[_CompileTo, _GiveRows]:
     rows = Rows.of(job.example, features=job.features, image=job.image)
 
     def compile_to(precision: Precision) -> Compiled:
@@ -121,7 +146,9 @@ def _classical(model: Any, job: _Job, _: tuple[Precision, ...]) -> tuple[_Compil
 def _net(model: Any, job: _Job, precisions: tuple[Precision, ...]) -> tuple[_CompileTo, _GiveRows]:
     rows = np.asarray(job.example, dtype=np.float32)
     probes = rows if job.held_out is None else np.asarray(job.held_out, dtype=np.float32)
-    convert = importlib.import_module("fieldloop_cloud.compile.keras").compiler(
+    is_flatbuffer = isinstance(model, (str, Path)) and Path(model).suffix == ".tflite"
+    place = "existing" if is_flatbuffer else "keras"
+    convert = importlib.import_module(f"fieldloop_cloud.compile.{place}").compiler(
         model,
         precisions,
         example=probes,
@@ -129,13 +156,14 @@ def _net(model: Any, job: _Job, precisions: tuple[Precision, ...]) -> tuple[_Com
         labels=job.labels,
         features=_columns(job.example, job.features, job.image),
         image=job.image,
+        trust=job.trust,
     )
     return lambda precision: _calibrated(convert(precision), rows), lambda: probes
 
 
 def _calibrated(compiled: Compiled, rows: NDArray[np.float32]) -> Compiled:
     """Note which rows set the ranges of an integer precision."""
-    if compiled.precision not in ("int8", "int16x8"):
+    if compiled.precision not in INTEGER:
         return compiled
     evidence = msgspec.structs.replace(
         compiled.evidence, calibration_sha256=calibration_sha256(rows)
@@ -153,7 +181,7 @@ def _columns(
     return rows.features([False] * rows.width)
 
 
-def _is_keras(model: Any) -> bool:
+def _is_net(model: Any) -> bool:
     if isinstance(model, (str, Path)):
         return True
     return any(

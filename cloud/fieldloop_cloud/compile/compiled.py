@@ -13,10 +13,16 @@ from fieldloop.errors import SignatureError
 from fieldloop.interpreter import Engine, open_engine
 from fieldloop.manifest import Precision
 from fieldloop.signature import Signature
+from fieldloop_cloud.compile.labelling import as_array, side_by_side
 from fieldloop_cloud.compile.quantize import Gate
 
 BATCH = 256
 """Rows that `run` gives to the interpreter at a time."""
+
+
+def batch_rows(signature: Signature) -> int:
+    """Return how many rows an interpreter can be given at a time; some files take just one."""
+    return BATCH if signature.inputs[0].shape[0] == -1 else signature.inputs[0].shape[0]
 
 
 class Rung(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +32,12 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
         precision: How it was quantized.
         size_bytes: Of the flatbuffer; None if it could not be had.
         gate: The comparison with the float32 reference; None if it could not be had.
+        arena_bytes: Memory for what is computed for a row.
+        latency_p50_ms: One row on this machine, median; None if it was not measured.
+        min_runtime: First TFLite version that has its ops.
+        quantizer: What quantized it; the better of those that could.
+        kept_float: Layers that stay in float.
+        warnings: What makes it doubtful.
         reason: The verdict in one sentence, or why it could not be had.
     """
 
@@ -33,6 +45,12 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int | None = None
     gate: Gate | None = None
     reason: str
+    arena_bytes: int | None = None
+    latency_p50_ms: float | None = None
+    min_runtime: str = ""
+    quantizer: str = ""
+    kept_float: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +68,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         limit: For each output the largest deviation allowed, relative to the output's size.
         input_label_changes: Rows whose label changes because the input is quantized.
         calibration_sha256: Hash of the rows that set the ranges of integers; empty without any.
+        quantizer: What made the integers or halves of a net; empty for float32.
+        kept_float: Layers that stay in float; for `mixed`.
+        warnings: What makes the result doubtful: ranges that did not settle or are stretched.
         rungs: What each precision reached, if the smallest proven one was looked for.
     """
 
@@ -62,6 +83,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     limit: dict[str, float] = {}
     input_label_changes: int = 0
     calibration_sha256: str = ""
+    quantizer: str = ""
+    kept_float: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
 
     @property
@@ -106,10 +130,12 @@ class Compiled:
 
         Args:
             X: As scikit-learn takes them: array (n, n_features), list of rows or DataFrame; or as
-                the codec takes them: list of dicts, images. n may be 0.
+                the codec takes them: list of dicts, images, for several inputs a dict of arrays by
+                input name. n may be 0.
 
         Returns:
-            For each output an array with one entry a row; `label` holds the original labels.
+            For each output an array with one entry a row; `label` holds the original labels, for
+            several targets in a table (n, targets).
 
         Raises:
             SignatureError: A row does not fit the signature.
@@ -144,25 +170,26 @@ class Compiled:
     def run_encoded(self, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return the outputs for encoded rows (real values, categories as codes)."""
         # Some models keep rows x training rows x features numbers at once: not for all rows.
-        starts = range(0, max(len(rows), 1), BATCH)
+        batch = batch_rows(self.signature)
+        starts = range(0, max(len(rows), 1), batch)
         parts = [
-            self.engine.run(list(self.codec.tensors(rows[start : start + BATCH])))
+            self.engine.run(list(self.codec.tensors(rows[start : start + batch])))
             for start in starts
         ]
         tensors = [np.concatenate(part) for part in zip(*parts, strict=True)]
         outputs = {}
         for spec, tensor in zip(self.signature.outputs, tensors, strict=True):
             real = dequantize(spec, tensor)
-            if spec.role == "label" and self.signature.labels:
-                real = _as_array(self.signature.labels)[real]
-            outputs[spec.name] = real
+            outputs[spec.name] = self._named(real) if spec.role == "label" else real
         return outputs
 
-
-def _as_array(labels: tuple[Any, ...]) -> NDArray[Any]:
-    """Return labels as an array of their own kind; mixed kinds stay objects."""
-    if len({type(label) for label in labels}) == 1:
-        return np.array(labels)
-    array = np.empty(len(labels), dtype=object)
-    array[:] = labels
-    return array
+    def _named(self, numbers: NDArray[Any]) -> NDArray[Any]:
+        """Return the labels of class numbers, (n,) or (n, targets); clusters stay numbers."""
+        targets = self.signature.targets
+        if not targets:
+            return numbers
+        columns = numbers.reshape(len(numbers), len(targets)).T
+        named = [
+            as_array(target.labels)[column] for target, column in zip(targets, columns, strict=True)
+        ]
+        return side_by_side(named).reshape(numbers.shape)

@@ -6,8 +6,10 @@ is lost, with a typed reason, and the others are converted by a fresh process.
 
 import importlib.util
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -28,6 +30,8 @@ WORKER = "fieldloop_cloud.compile.keras_worker"
 
 _ABORTED = "the converter"
 
+_Step = TypeVar("_Step", bound=str)
+
 
 @dataclass(frozen=True, slots=True)
 class Converted:
@@ -46,9 +50,11 @@ def missing_packages() -> str:
     return f"{' and '.join(missing)} not installed" if missing else ""
 
 
-def write_job(job: Path, model: str, precisions: tuple[Precision, ...]) -> None:
+def write_job(
+    job: Path, model: str, precisions: tuple[Precision, ...], *, trust: bool = False
+) -> None:
     """Write `job.json` for the worker."""
-    order = ConvertJob(model=model, precisions=precisions)
+    order = ConvertJob(model=model, precisions=precisions, trust=trust)
     write_file(job / "job.json", msgspec.json.encode(order))
 
 
@@ -69,27 +75,59 @@ def collect(
         timeout_s: Limit for each further process.
         progress: Receives their reports.
     """
+
+    def restart(undone: tuple[Precision, ...]) -> WorkerEnd:
+        saved = "model.keras" if (job / "model.keras").exists() else "saved_model"
+        write_job(job, saved, undone, trust=_is_trusted(job))
+        return run_worker(WORKER, job, timeout_s=timeout_s, progress=progress)
+
+    return Converted(*gather(job, precisions, who=_ABORTED, first=first, restart=restart))
+
+
+def _is_trusted(job: Path) -> bool:
+    order = job / "job.json"
+    if not order.exists():
+        return False
+    return msgspec.json.decode(order.read_bytes(), type=ConvertJob).trust
+
+
+def gather(
+    job: Path,
+    steps: tuple[_Step, ...],
+    *,
+    who: str,
+    first: WorkerEnd,
+    restart: Callable[[tuple[_Step, ...]], WorkerEnd],
+) -> tuple[dict[_Step, bytes], dict[_Step, str]]:
+    """Gather `<step>.tflite` and `<step>.error`; a process that died is started again.
+
+    Args:
+        job: The job's directory.
+        steps: What was asked for, in the worker's order.
+        who: What died if the process did, as the failure's first words.
+        first: How the worker ended.
+        restart: Runs another worker for the steps after the one that took the first down.
+
+    Returns:
+        Flatbuffers and reasons of failure, by step.
+    """
     end = first
     while True:
-        models = {
-            p: path.read_bytes() for p in precisions if (path := job / f"{p}.tflite").exists()
-        }
+        models = {s: path.read_bytes() for s in steps if (path := job / f"{s}.tflite").exists()}
         failures = {
-            p: path.read_text(errors="replace")
-            for p in precisions
-            if (path := job / f"{p}.error").exists()
+            s: path.read_text(errors="replace")
+            for s in steps
+            if (path := job / f"{s}.error").exists()
         }
-        undone = tuple(p for p in precisions if p not in models and p not in failures)
+        undone = tuple(s for s in steps if s not in models and s not in failures)
         if not undone:
-            return Converted(models, failures)
+            return models, failures
         # The worker goes in order, so the first undone one is what it died of.
         how = "ran out of time" if end.timed_out else "took its process down"
-        reason = f"{_ABORTED} {how}: {last_line(end.tail)}"
+        reason = f"{who} {how}: {last_line(end.tail)}"
         write_file(job / f"{undone[0]}.error", reason.encode())
         if len(undone) > 1:
-            saved = "model.keras" if (job / "model.keras").exists() else "saved_model"
-            write_job(job, saved, undone[1:])
-            end = run_worker(WORKER, job, timeout_s=timeout_s, progress=progress)
+            end = restart(undone[1:])
 
 
 def failure(reason: str, precision: Precision) -> UnsupportedError | ModelRuntimeError:
@@ -102,7 +140,8 @@ def failure(reason: str, precision: Precision) -> UnsupportedError | ModelRuntim
         return UnsupportedError(
             f"the saved model {UNLOADABLE}: {last_line(reason.removeprefix(UNLOADABLE + ': '))}",
             where="compile_keras",
-            advice="Use layers that Keras loads in safe mode, or give the live model.",
+            advice="Use layers that Keras loads in safe mode, trust the file if you know who made "
+            "it, or give the live model or its SavedModel.",
         )
     return UnsupportedError(
         f"the model does not convert to builtin TFLite ops: {_blamed(reason)}",
@@ -112,7 +151,8 @@ def failure(reason: str, precision: Precision) -> UnsupportedError | ModelRuntim
 
 
 _FOREIGN_OPS = re.compile(r"^(?:Custom|TF Select|Flex) ops: (.+)$", re.MULTILINE)
-_LAYER = re.compile(r'"(\w+):", "([^"@]+)@')
+_PLACE = re.compile(r'"(\w+):", "([^"@]+)@')
+_EXPORTED = re.compile(r"_\d+$")
 
 
 def _blamed(reason: str) -> str:
@@ -120,6 +160,15 @@ def _blamed(reason: str) -> str:
     foreign = _FOREIGN_OPS.search(reason)
     if foreign is None:
         return " ".join(reason.split("\n", maxsplit=1)[0].split())[:300]
-    places = dict(reversed(_LAYER.findall(reason)))
-    named = [f"{op} (in {places[op]})" if op in places else op for op in foreign[1].split(", ")]
+    places = dict(reversed(_PLACE.findall(reason)))
+    named = [
+        f"{op} (in layer {_layer(places[op])})" if op in places else op
+        for op in foreign[1].split(", ")
+    ]
     return f"it needs {', '.join(named)}"
+
+
+def _layer(place: str) -> str:
+    """Return the layer of `net_1/block_1/layer_1/Op`, without the numbers of exporting."""
+    parts = place.split("/")
+    return "/".join(_EXPORTED.sub("", part) for part in (parts[1:-1] or parts))

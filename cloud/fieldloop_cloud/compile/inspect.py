@@ -18,9 +18,10 @@ from fieldloop_cloud.compile.runtimes import min_runtime
 
 FILE_IDENTIFIER = b"TFL3"
 
-_OP_NAMES = {
+OP_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
 }
+"""The schema's name of every builtin op, by its code."""
 _DTYPES = {
     code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)
 }
@@ -111,7 +112,7 @@ def _op_name(code: Any) -> str:
         return bytes(code.customCode).decode()
     # Files of before 2021 have the code in the deprecated one-byte field only.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    name: str = _OP_NAMES.get(number, f"BUILTIN_{number}")
+    name: str = OP_NAMES.get(number, f"BUILTIN_{number}")
     return name
 
 

@@ -23,6 +23,7 @@ from fieldloop.signature import (
     Signature,
     Task,
     TensorSpec,
+    one_target,
 )
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.compile.conversion import (
@@ -98,10 +99,13 @@ def compiler(
     features: Sequence[FeatureSpec] | None = None,
     image: ImageSpec | None = None,
     calibration: NDArray[np.float32] | None = None,
+    trust: bool = False,
     timeout_s: float = CONVERT_TIMEOUT_S,
     progress: Progress = quiet,
 ) -> Callable[[Precision], Compiled]:
     """Convert a net to several precisions in one process; arguments as for `compile_keras`.
+
+    With `trust` code in a `.keras` file, such as Lambda layers, is loaded and run.
 
     Returns:
         A function that compares one of the precisions with the net and returns it compiled, or
@@ -125,7 +129,7 @@ def compiler(
         name = _save(model, job, rows)
         np.save(job / "probes.npy", rows)
         np.save(job / "calibration.npy", rows if calibration is None else calibration)
-        write_job(job, name, precisions)
+        write_job(job, name, precisions, trust=trust)
         end = run_worker(WORKER, job, timeout_s=timeout_s, progress=progress)
         converted = collect(job, precisions, first=end, timeout_s=timeout_s, progress=progress)
         if not converted.models:
@@ -207,15 +211,7 @@ def proven(
 def _save(model: Any, job: Path, rows: NDArray[np.float32]) -> str:
     """Put the model into the job's directory; a live one also answers the example here."""
     if isinstance(model, (str, Path)):
-        path = Path(model)
-        if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-            raise DataError(
-                "this is not a .keras file, or a damaged one",
-                where=str(path),
-                advice="Save it with model.save('name.keras').",
-            )
-        shutil.copy(path, job / "model.keras")
-        return "model.keras"
+        return _copy(Path(model), job)
     try:
         answers = np.asarray(model.predict(rows, verbose=0), dtype=np.float32)
         np.save(job / "answers.npy", answers)
@@ -227,6 +223,21 @@ def _save(model: Any, job: Path, rows: NDArray[np.float32]) -> str:
             advice="Call it once on the example, with one input and one output.",
         ) from error
     return "saved_model"
+
+
+def _copy(path: Path, job: Path) -> str:
+    """Copy a saved model into the job's directory and return its name there."""
+    if path.is_dir() and (path / "saved_model.pb").is_file():
+        shutil.copytree(path, job / "saved_model")
+        return "saved_model"
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise DataError(
+            "this is neither a .keras file nor a SavedModel's directory, or a damaged one",
+            where=str(path),
+            advice="Save it with model.save('name.keras') or model.export('name').",
+        )
+    shutil.copy(path, job / "model.keras")
+    return "model.keras"
 
 
 def _signature(
@@ -262,7 +273,7 @@ def _signature(
         outputs=(TensorSpec(name=role, shape=outputs[0].shape, dtype=outputs[0].dtype, role=role),),
         features=tuple(features or ()),
         image=image,
-        labels=named if task == "classification" else (),
+        targets=one_target(named) if task == "classification" else (),
     ).checked()
 
 

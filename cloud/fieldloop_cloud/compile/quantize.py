@@ -9,7 +9,7 @@ the verdict is "not proven", which is neither a pass nor an accusation.
 import hashlib
 import math
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -26,9 +26,19 @@ EPSILON = 0.01
 CALIBRATION_ROWS = 300
 """Between the 100 and 500 that settle activation ranges."""
 
-NET_LADDER: tuple[Precision, ...] = ("float32", "float16", "dynamic", "int8")
+NET_LADDER: tuple[Precision, ...] = (
+    "float32",
+    "dynamic",
+    "float16",
+    "int8",
+    "mixed",
+    "int16x8",
+)
 CLASSICAL_LADDER: tuple[Precision, ...] = ("float32", "float16", "int8")
 """Rungs, the reference first; a target takes those that it runs."""
+
+RESCUES: tuple[Precision, ...] = ("mixed", "int16x8")
+"""Rungs between int8 and float32 in cost: they are tried only where int8 does not pass."""
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
@@ -47,6 +57,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         epsilon: The largest drop allowed.
         agreement: Share of rows with the reference's label (classification).
         row_count: Rows compared.
+        recall: The variant's recall of each class that has rows, in the classes' order
+            (classification).
     """
 
     verdict: Verdict
@@ -56,6 +68,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     epsilon: float = 0.0
     agreement: float | None = None
     row_count: int = 0
+    recall: tuple[float, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -147,6 +160,8 @@ def classification_gate(
     gate = _judge(
         drop, high, epsilon, count, counted, agreement=float(np.mean(reference == variant))
     )
+    recall = tuple(float(still[truth == index].mean()) for index in np.unique(truth))
+    gate = msgspec.structs.replace(gate, recall=recall)
     collapsed = _collapsed_class(truth, right, still, epsilon)
     if collapsed is None:
         return gate
@@ -259,6 +274,9 @@ def calibration_rows(
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
-def calibration_sha256(rows: NDArray[np.float32]) -> str:
-    """Hash calibration rows, for the lineage."""
-    return hashlib.sha256(np.ascontiguousarray(rows, dtype="<f4").tobytes()).hexdigest()
+def calibration_sha256(*inputs: NDArray[Any]) -> str:
+    """Hash calibration rows, one array for each input, for the lineage."""
+    digest = hashlib.sha256()
+    for rows in inputs:
+        digest.update(np.ascontiguousarray(rows, dtype="<f4").data)
+    return digest.hexdigest()

@@ -28,6 +28,10 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         over_budget: Why it does not fit the device; empty if it does.
         min_runtime: Lowest TFLite runtime that loads it.
         calibration_sha256: Hash of the calibration rows; empty if none were needed.
+        arena_bytes: Memory for what is computed for one row, without the kernels' own scratch.
+        quantizer: What quantized a net; empty for float32 and for classical models.
+        kept_float: Layers of a `mixed` net that stay in float.
+        warnings: What makes the ranges of the integers doubtful.
     """
 
     candidate: str
@@ -45,6 +49,10 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     over_budget: str = ""
     min_runtime: str = ""
     calibration_sha256: str = ""
+    arena_bytes: int = 0
+    quantizer: str = ""
+    kept_float: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -57,12 +65,15 @@ class Scored(Measured, frozen=True, kw_only=True):
 
     Attributes:
         compiled: Flatbuffer, signature and parity evidence (`compile.api.Compiled`).
-        model: The fitted scikit-learn object, or the path of a saved Keras model; kept in memory
-            only, None after `Run.load`.
+        model: The fitted scikit-learn object, or the bytes of a `.keras` file, in the process
+            that trained it; None elsewhere, and so in a run.
+        held_out: After a cross-validation the folds' answers (`train.measure.Answers`) for the
+            validation rows, which the flatbuffer itself was fitted on; None otherwise.
     """
 
     compiled: Compiled
     model: Any = None
+    held_out: Any = None
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,3 +81,23 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     reason: str
+
+
+class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How a search went.
+
+    Attributes:
+        trial_count: Trials that ended, by being measured or given up.
+        measured_count: Trials whose flatbuffers were measured.
+        over_limit_count: Trials given up before training, or over a limit when measured.
+        retried_count: Trials that were lost with their worker and put back.
+        train_s: Seconds of fitting, over all trials and workers.
+        interrupted: Whether it was ended by hand.
+    """
+
+    trial_count: int
+    measured_count: int
+    over_limit_count: int
+    retried_count: int
+    train_s: float
+    interrupted: bool = False

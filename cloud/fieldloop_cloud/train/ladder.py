@@ -16,12 +16,14 @@ from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.inspect import inspect
 from fieldloop_cloud.compile.quantize import (
+    RESCUES,
     Gate,
     calibration_sha256,
     classification_gate,
     reference_gate,
     regression_gate,
 )
+from fieldloop_cloud.compile.rungs import INTEGER, NetRungs, Offers, compiled_directly
 from fieldloop_cloud.release.targets import Target
 from fieldloop_cloud.select.choice import overruns
 from fieldloop_cloud.select.scored import Measured, Scored, Skipped
@@ -41,6 +43,8 @@ class Trained:
         train_s: Seconds that training took.
         model: The fitted scikit-learn object, or the bytes of a `.keras` file.
         calibration: Training rows that set the integer precisions' ranges.
+        held_out: Gives a precision's answers for the validation rows where the flatbuffer itself
+            was fitted on them (cross-validation); None where it was not.
     """
 
     name: str
@@ -49,6 +53,12 @@ class Trained:
     train_s: float
     model: Any
     calibration: NDArray[np.float32]
+    held_out: Callable[[Precision], Answers] | None = None
+
+    @property
+    def is_net(self) -> bool:
+        """Whether it is a Keras model, which more than one quantizer can quantize."""
+        return isinstance(self.model, bytes)
 
 
 def rungs(ladder: tuple[Precision, ...], target: Target) -> tuple[Precision, ...]:
@@ -67,23 +77,59 @@ def climb(
     scored: list[Scored] = []
     skipped: list[Skipped] = []
     reference: Answers | None = None
+    offers = _offers(trained, bench)
     steps = rungs(ladder, bench.target)
+    proven: set[Precision] = set()
+
+    def judge(compiled: Compiled) -> Gate:
+        return _gate(compiled, _held_out(trained, compiled, bench), reference, bench)
+
     for number, precision in enumerate(steps):
         name = f"{trained.name}.{precision}"
         bench.progress("measure", number / len(steps), f"measuring {name}")
-        try:
-            compiled = trained.compile_to(precision)
-            said = answers(compiled.tflite, compiled.signature, bench.validation.X)
-        except (UnsupportedError, GateError, ModelRuntimeError) as error:
-            if reference is None:
-                raise
-            skipped.append(Skipped(name=name, reason=str(error)))
+        if precision in RESCUES and "int8" in proven:
+            continue  # nothing is left to rescue
+        found: list[Scored] = []
+        reasons: list[str] = []
+        for way in offers(precision, judge):
+            try:
+                if way.compiled is None:
+                    reasons.append(way.reason)
+                    continue
+                said = _held_out(trained, way.compiled, bench)
+            except (UnsupportedError, GateError, ModelRuntimeError) as error:
+                if reference is None:
+                    raise
+                reasons.append(str(error))
+                continue
+            gate = _gate(way.compiled, said, reference, bench)
+            reference = reference or said
+            measured = _measured(trained, way.compiled, said, gate, bench)
+            found.append(_within(measured, way.compiled, trained.model, bench.target))
+        if not found:
+            skipped.append(Skipped(name=name, reason="; ".join(dict.fromkeys(reasons))))
             continue
-        gate = _gate(compiled, said, reference, bench)
-        reference = reference or said
-        measured = _measured(trained, compiled, said, gate, bench)
-        scored.append(_within(measured, compiled, trained.model, bench.target))
+        best = min(found, key=lambda item: (not item.gate.passed, item.latency_p50_ms))
+        scored.append(best)
+        proven |= {precision} if best.gate.passed else set()
     return scored, skipped
+
+
+def _offers(trained: Trained, bench: Bench) -> Offers:
+    if not trained.is_net:
+        return compiled_directly(trained.compile_to)
+    return NetRungs(
+        trained.compile_to,
+        calibration=trained.calibration,
+        rows=bench.validation.X,
+        progress=bench.progress,
+    )
+
+
+def _held_out(trained: Trained, compiled: Compiled, bench: Bench) -> Answers:
+    if trained.held_out is not None:
+        return trained.held_out(compiled.precision)
+    return answers(compiled.tflite, compiled.signature, bench.validation.X)
 
 
 def _gate(compiled: Compiled, said: Answers, reference: Answers | None, bench: Bench) -> Gate:
@@ -108,7 +154,8 @@ def _measured(
 ) -> Measured:
     score = estimate(bench.metric, bench.validation.y, said.predicted, seed=bench.seed)
     timed = latency(compiled.tflite, compiled.signature, bench.validation.X)
-    is_calibrated = compiled.precision in ("int8", "int16x8")
+    facts = inspect(compiled.tflite)
+    is_calibrated = compiled.precision in INTEGER
     return Measured(
         candidate=trained.name,
         parameters=trained.parameters,
@@ -122,7 +169,11 @@ def _measured(
         latency_p90_ms=timed.p90_ms,
         train_s=trained.train_s,
         gate=gate,
-        min_runtime=inspect(compiled.tflite).min_runtime,
+        min_runtime=facts.min_runtime,
+        arena_bytes=facts.arena_bytes,
+        quantizer=compiled.evidence.quantizer,
+        kept_float=compiled.evidence.kept_float,
+        warnings=compiled.evidence.warnings,
         calibration_sha256=calibration_sha256(trained.calibration) if is_calibrated else "",
     )
 

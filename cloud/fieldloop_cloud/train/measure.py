@@ -4,6 +4,7 @@ Never through the scikit-learn or Keras object it came from: what is shipped is 
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 from fieldloop.codec import Codec, dequantize
 from fieldloop.interpreter import Engine, open_engine
 from fieldloop.signature import Signature
+from fieldloop_cloud.compile.compiled import batch_rows
 
 _WARM_UP = 20
 _TIMED_RUNS = 200
-_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +34,23 @@ class Answers:
     predicted: NDArray[Any]
     probabilities: NDArray[np.float64] | None
     outputs: tuple[NDArray[Any], ...]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the answers as named arrays, for a file."""
+        named = {f"output-{number}": output for number, output in enumerate(self.outputs)}
+        if self.probabilities is not None:
+            named["probabilities"] = self.probabilities
+        return {"predicted": self.predicted, **named}
+
+    @classmethod
+    def from_arrays(cls, named: Mapping[str, NDArray[Any]]) -> "Answers":
+        """Return the answers that `arrays` gave."""
+        count = sum(name.startswith("output-") for name in named)
+        return cls(
+            predicted=named["predicted"],
+            probabilities=named.get("probabilities"),
+            outputs=tuple(named[f"output-{number}"] for number in range(count)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +104,10 @@ def latency(tflite: bytes, signature: Signature, X: NDArray[np.float32]) -> Late
 
 
 def _run(engine: Engine, codec: Codec, rows: NDArray[np.float32]) -> list[NDArray[Any]]:
+    batch = batch_rows(codec.signature)
     parts = [
-        engine.run(codec.tensors(rows[start : start + _BATCH]))
-        for start in range(0, max(len(rows), 1), _BATCH)
+        engine.run(codec.tensors(rows[start : start + batch]))
+        for start in range(0, max(len(rows), 1), batch)
     ]
     return [np.concatenate(output) for output in zip(*parts, strict=True)]
 

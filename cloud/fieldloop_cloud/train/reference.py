@@ -29,6 +29,7 @@ TOLERANCE: dict[Precision, float] = {
     "float16": 1e-2,
     "dynamic": 3e-2,
     "int8": 5e-2,
+    "mixed": 5e-2,
     "int16x8": 2e-2,
 }
 """Allowed deviation on a device, relative to the outputs' size (at least 1): kernels of another

@@ -17,6 +17,7 @@ from fieldloop.errors import ConfigError
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.compile.auto import MAX_ROWS, smallest_proven
 from fieldloop_cloud.compile.quantize import calibration_sha256
+from fieldloop_cloud.compile.rungs import compiled_directly
 
 DIGITS, DIGIT = load_digits(return_X_y=True)
 PATIENTS, PROGRESS = load_diabetes(return_X_y=True)
@@ -89,7 +90,7 @@ def test_other_labels_are_refused_however_small():
         make_pipeline(StandardScaler(), SVC()).fit(DIGITS[:60], DIGIT[:60]), example=DIGITS[:300]
     )
     compiled = smallest_proven(
-        impostor(original, other),
+        compiled_directly(impostor(original, other)),
         lambda: DIGITS.astype(np.float32),
         ("float32", "int8"),
         epsilon=0.01,
@@ -108,7 +109,7 @@ def test_of_several_values_the_worst_decides():
 
     def judged(variant):
         found = smallest_proven(
-            lambda wanted: original if wanted == "float32" else variant,
+            compiled_directly(lambda wanted: original if wanted == "float32" else variant),
             lambda: PATIENTS.astype(np.float32),
             ("float32", "int8"),
             epsilon=0.01,
@@ -137,7 +138,9 @@ def test_a_constant_is_judged_by_the_rows_that_moved():
     other = to_tflite(Ridge().fit(PATIENTS, PROGRESS), example=PATIENTS)
     for variant, verdict in ((constant, "accepted"), (other, "refused")):
         found = smallest_proven(
-            lambda wanted, variant=variant: constant if wanted == "float32" else variant,
+            compiled_directly(
+                lambda wanted, variant=variant: constant if wanted == "float32" else variant
+            ),
             lambda: PATIENTS.astype(np.float32),
             ("float32", "int8"),
             epsilon=0.01,

@@ -114,7 +114,7 @@ def test_the_smallest_proven_net_is_bundled_and_answers_on_a_device(models, tmp_
         labels=("a", "b", "c"),
     )
     rungs = {rung.precision: rung for rung in compiled.evidence.rungs}
-    assert list(rungs) == ["float32", "float16", "dynamic", "int8"]
+    assert list(rungs)[:4] == ["float32", "dynamic", "float16", "int8"]
     assert rungs["float16"].gate.passed
     sizes = [rung.size_bytes for rung in rungs.values() if rung.gate.passed]
     assert len(compiled.tflite) == min(sizes) < rungs["float32"].size_bytes
@@ -159,7 +159,7 @@ def test_a_conversion_out_of_time_is_killed_and_typed(models):
 
 
 def test_what_is_not_a_saved_model_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"not a \.keras file"):
+    with pytest.raises(DataError, match=r"neither a \.keras file"):
         to_tflite(tmp_path / "model.h5", example=ROWS)
     with pytest.raises(DataError, match="no rows"):
         compile_keras(tmp_path / "model.keras", example=ROWS[:0])

@@ -128,6 +128,8 @@ class Forest:
             with each other. For regression.
         compared_as: What the library casts its input to before it compares.
         answers: int32 (-1, m): questions that are answered already: 1 goes right, 0 left.
+        targets: Which of a leaf's values belong together, as the shares of one target's classes;
+            the largest of each target stays the largest.
     """
 
     trees: Sequence[Tree]
@@ -136,6 +138,7 @@ class Forest:
     centred: bool = False
     compared_as: Literal["float32", "float64"] = "float32"
     answers: Tensor | None = None
+    targets: tuple[slice, ...] = (slice(None),)
 
     def sums(self, context: Context, value: Value) -> Sums:
         """Emit the traversal and the sums of the leaves reached."""
@@ -216,7 +219,8 @@ class Forest:
         step = np.broadcast_to(np.ldexp(1.0, exponent), (width,))
         fixed = [np.rint((values - middle) * step).astype(kind) for values in leaves]
         if len(leaves) == 1:
-            fixed = [_same_winner(leaves[0], fixed[0])]
+            for target in self.targets:
+                fixed[0][:, target] = _same_winner(leaves[0][:, target], fixed[0][:, target])
         steps = np.tile(step, self.groups)
         return fixed, np.rint(start * steps).astype(np.int32), 1.0 / steps, offset
 

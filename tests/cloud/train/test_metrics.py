@@ -12,6 +12,9 @@ THEIRS = {
     "accuracy": metrics.accuracy_score,
     "balanced_accuracy": metrics.balanced_accuracy_score,
     "f1_macro": lambda t, p: metrics.f1_score(t, p, average="macro"),
+    "f1_weighted": lambda truth, said: metrics.f1_score(
+        truth, said, average="weighted", zero_division=0
+    ),
     "r2": metrics.r2_score,
     "root_mean_squared_error": metrics.root_mean_squared_error,
     "mean_absolute_error": metrics.mean_absolute_error,

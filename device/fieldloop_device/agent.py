@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -146,7 +146,7 @@ class Agent:
         """Answer one raw row and count it; see `Serving.predict`."""
         return self.serving.predict(raw, input_id=input_id)
 
-    def feedback(self, input_id: str, truth: Category) -> bool:
+    def feedback(self, input_id: str, truth: Category | Sequence[Category]) -> bool:
         """Tell the truth about an earlier answer; see `Serving.feedback`."""
         return self.serving.feedback(input_id, truth)
 

@@ -7,16 +7,22 @@ from numpy.typing import NDArray
 
 from fieldloop.errors import SignatureError
 
+_LARGEST_WHOLE = 2**24
+"""Up to here float32 holds every whole number."""
+
 
 class ArrayEncoder:
     """Encodes unnamed raw rows of one model.
 
     Args:
         shape: One row's shape; -1 takes any size.
+        whole: Whether the values are numbers of something (tokens, categories), which must not be
+            rounded.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], *, whole: bool = False) -> None:
         self._shape = shape
+        self._whole = whole
 
     def row(self, raw: object) -> NDArray[np.float32]:
         """Encode one row of the shape; returns shape (1, *shape).
@@ -57,6 +63,8 @@ class ArrayEncoder:
                 where=where,
                 advice=f"Give numbers of shape {self._shape}.",
             )
+        if array.ndim == 0 and self._shape == (1,):  # one number needs no brackets
+            array = array.reshape(1)
         fits = array.ndim == len(self._shape) and all(
             wanted in (-1, size) for wanted, size in zip(self._shape, array.shape, strict=True)
         )
@@ -74,5 +82,13 @@ class ArrayEncoder:
                 f"{array[position]} is not a finite number",
                 where=f"{where}, position {position}".removeprefix(", "),
                 advice="Fill missing values in before predicting.",
+            )
+        if self._whole and not (
+            (encoded == array).all() and (abs(encoded) <= _LARGEST_WHOLE).all()
+        ):
+            raise SignatureError(
+                "the input takes whole numbers up to 16,777,216",
+                where=where,
+                advice="Give whole numbers.",
             )
         return encoded

@@ -6,7 +6,6 @@ numbers, `tensors` quantizes them for the engine, `decode` turns the engine's ou
 every single prediction.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.answers import AnswerReader
-from fieldloop.arrays import ArrayEncoder
-from fieldloop.errors import ModelRuntimeError, SignatureError, UnsupportedError
-from fieldloop.images import ImageEncoder
+from fieldloop.encoders import encoder_of
+from fieldloop.errors import ModelRuntimeError
+from fieldloop.layout import layout
 from fieldloop.quantizer import Quantizer
 from fieldloop.signature import Category, Signature, TensorSpec
 from fieldloop.tabular import TabularEncoder
+from fieldloop.targets import target_views
+
+_FLAT = 2
+"""Dimensions of the rows of a model with several inputs."""
 
 
 class OutputRow(Mapping[str, NDArray[Any]]):
@@ -45,14 +48,28 @@ class OutputRow(Mapping[str, NDArray[Any]]):
         return len(self._names)
 
 
+class TargetAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer for one of several targets; the attributes are those of `Prediction`."""
+
+    name: str
+    label: Category | None = None
+    value: float | None = None
+    probabilities: tuple[float, ...] | None = None
+    confidence: float | None = None
+
+
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One answer.
 
     Attributes:
-        label: The class (or cluster) in the user's words; None for a regression.
+        label: The class (or cluster) in the user's words; None for a regression, and for several
+            targets.
         value: The predicted value in the target's unit; None unless the model gives one number.
-        probabilities: Of all classes, in the order of the signature's labels; None without.
-        confidence: Probability of the answered label; None without probabilities.
+        probabilities: Of all classes, in the order of the signature's labels; None without, and for
+            several targets.
+        confidence: Probability of the answered label, the lowest one of several targets; None
+            without probabilities.
+        targets: For a model of several targets the answer for each, in the signature's order.
         outputs: Every output by name, one row, as real values.
         out_of_range: Names of the features outside what was seen in training.
         latency_ms: How long the answer took.
@@ -62,9 +79,17 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     value: float | None = None
     probabilities: tuple[float, ...] | None = None
     confidence: float | None = None
+    targets: tuple[TargetAnswer, ...] = ()
     outputs: Mapping[str, NDArray[Any]]
     out_of_range: tuple[str, ...] = ()
     latency_ms: float = 0.0
+
+    @property
+    def answer(self) -> Category | tuple[Category | None, ...] | None:
+        """The label, or else the value; of each target where there are several."""
+        if self.targets:
+            return tuple(each.value if each.label is None else each.label for each in self.targets)
+        return self.value if self.label is None else self.label
 
 
 class Codec:
@@ -75,7 +100,7 @@ class Codec:
 
     Raises:
         SignatureError: The signature contradicts itself.
-        UnsupportedError: The model has several inputs.
+        UnsupportedError: The model has several inputs, of which one has no fixed shape.
 
     Example:
         >>> from fieldloop.signature import FeatureSpec
@@ -94,28 +119,33 @@ class Codec:
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature.checked()
-        if len(signature.inputs) > 1:
-            raise UnsupportedError(
-                f"raw rows cannot be encoded for a model with {len(signature.inputs)} inputs",
-                where=", ".join(spec.name for spec in signature.inputs),
-                advice="Merge them into one input.",
-            )
-        self._input = signature.inputs[0]
-        self._encoder = _encoder(signature)
-        self._quantizer = Quantizer(self._input)
+        layout_ = layout(signature)
+        self._columns = layout_.columns
+        self._shapes = tuple(spec.shape[1:] for spec in signature.inputs)
+        self._encoder = encoder_of(signature, layout_)
+        self._features = TabularEncoder(signature.features) if signature.features else None
+        self._feature_columns = None if len(signature.inputs) == 1 else layout_.features
+        self._quantizers = tuple(Quantizer(spec) for spec in signature.inputs)
+        # Bound once: a device calls these for every single prediction.
+        self._quantize = self._quantizers[0].quantize if len(self._quantizers) == 1 else None
+        self._rank = len(signature.inputs[0].shape) if self._quantize else _FLAT
         self._dequantizers = tuple(Quantizer(spec) for spec in signature.outputs)
         self._is_plain = not any(
             spec.is_quantized or spec.dtype == "float16" for spec in signature.outputs
         )
         self._names = tuple(spec.name for spec in signature.outputs)
-        self._reader = AnswerReader(signature)
+        self._views = target_views(signature)
+        self._readers = tuple(AnswerReader(view.signature) for view in self._views)
+        self._read = AnswerReader(signature).read if not self._views else None
 
     def encode_row(self, raw: object) -> NDArray[np.float32]:
         """Turn one raw row into real numbers, shape (1, *input shape without the batch).
 
         Args:
             raw: A dict by feature name, a sequence in the features' order, or for an image model
-                an array (height, width[, channels]), a file's bytes or a path.
+                an array (height, width[, channels]), a file's bytes or a path. For a model with
+                several inputs a dict by input name, or a sequence in the inputs' order, of what
+                each takes; the row is then flat, see `layout`.
 
         Raises:
             SignatureError: A value does not fit; names the feature.
@@ -128,7 +158,8 @@ class Codec:
         """Turn many raw rows into real numbers, shape (n, *input shape without the batch).
 
         Args:
-            raw: A list of what `encode_row` takes, or an array with the rows as first dimension.
+            raw: A list of what `encode_row` takes, or an array with the rows as first dimension;
+                for several inputs also a dict by input name of what each takes.
 
         Raises:
             SignatureError: A value does not fit; names the row and the feature.
@@ -143,7 +174,14 @@ class Codec:
         Raises:
             SignatureError: A missing value for a model with integer inputs.
         """
-        return (self._quantizer.quantize(rows),)
+        if self._quantize is not None:
+            return (self._quantize(rows),)
+        return tuple(
+            quantizer.quantize(rows[:, columns].reshape(len(rows), *shape))
+            for quantizer, columns, shape in zip(
+                self._quantizers, self._columns, self._shapes, strict=True
+            )
+        )
 
     def decode(
         self,
@@ -169,8 +207,10 @@ class Codec:
                 quantizer.dequantize(array)
                 for quantizer, array in zip(self._dequantizers, outputs, strict=True)
             ]
-        answers = self._reader.read(outputs, count)
         outside = self._out_of_range(rows, count)
+        if self._read is None:
+            return self._several(outputs, outside, latency_ms)
+        answers = self._read(outputs, count)
         return [
             Prediction(
                 label=label,
@@ -184,18 +224,53 @@ class Codec:
             for row, (label, value, probabilities, confidence) in enumerate(answers)
         ]
 
+    def _several(
+        self, outputs: Sequence[NDArray[Any]], outside: Sequence[tuple[str, ...]], latency_ms: float
+    ) -> list[Prediction]:
+        """Read the rows of a model with several targets."""
+        answers = [
+            [
+                TargetAnswer(
+                    name=view.target.name,
+                    label=label,
+                    value=value,
+                    probabilities=probabilities,
+                    confidence=confidence,
+                )
+                for label, value, probabilities, confidence in reader.read(
+                    view.cut(outputs), len(outside)
+                )
+            ]
+            for view, reader in zip(self._views, self._readers, strict=True)
+        ]
+        predictions = []
+        for row, targets in enumerate(zip(*answers, strict=True)):
+            sure = [target.confidence for target in targets if target.confidence is not None]
+            predictions.append(
+                Prediction(
+                    confidence=min(sure, default=None),
+                    targets=targets,
+                    outputs=OutputRow(self._names, outputs, row),
+                    out_of_range=outside[row],
+                    latency_ms=latency_ms,
+                )
+            )
+        return predictions
+
     def _shaped(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give encoded rows the input's rank: a classical model takes an image as flat row."""
-        if rows.ndim == len(self._input.shape):
+        if rows.ndim == self._rank:
             return rows
-        return rows.reshape(len(rows), *self._input.shape[1:])
+        return rows.reshape(len(rows), *self._shapes[0])
 
     def _out_of_range(
         self, rows: NDArray[np.float32] | None, count: int
     ) -> Sequence[tuple[str, ...]]:
-        if rows is None or not isinstance(self._encoder, TabularEncoder):
+        if rows is None or self._features is None:
             return ((),) * count
-        return self._encoder.out_of_range(rows)
+        if self._feature_columns is not None:
+            rows = rows[:, self._feature_columns]
+        return self._features.out_of_range(rows)
 
     def _check_outputs(self, outputs: Sequence[NDArray[Any]], count: int) -> None:
         if len(outputs) != len(self._names):
@@ -234,26 +309,3 @@ def dequantize(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
         [[1.0]]
     """
     return Quantizer(spec).dequantize(array)
-
-
-def _encoder(signature: Signature) -> TabularEncoder | ImageEncoder | ArrayEncoder:
-    shape = signature.inputs[0].shape[1:]
-    if signature.image is not None:
-        image = signature.image
-        pixels = (image.height, image.width, image.channels)
-        if shape not in (pixels, (math.prod(pixels),)):
-            raise SignatureError(
-                f"an image of {pixels} does not fit an input of {shape}",
-                where=f"input {signature.inputs[0].name}",
-                advice="Compile again.",
-            )
-        return ImageEncoder(image)
-    if not signature.features:
-        return ArrayEncoder(shape)
-    if shape != (len(signature.features),):
-        raise SignatureError(
-            f"{len(signature.features)} features do not fit an input of {shape}",
-            where=f"input {signature.inputs[0].name}",
-            advice="Compile again.",
-        )
-    return TabularEncoder(signature.features)

@@ -6,11 +6,14 @@ does. Device and cloud compute them with the one function here, `monitored`, so 
 between profile and telemetry is a difference in the world.
 """
 
+import math
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.histogram import Bins
+from fieldloop.layout import layout
 from fieldloop.signature import Signature
 
 
@@ -35,6 +38,13 @@ class MonitoredQuantity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     missing_count: int = 0
 
 
+class CountedTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of several targets whose answers are counted: its name and number of classes."""
+
+    name: str
+    class_count: int
+
+
 class ReferenceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The frozen reference.
 
@@ -45,6 +55,8 @@ class ReferenceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             `telemetry.CONFIDENCE_EDGES` on held-out reference rows; empty without probabilities.
         confidence_accuracy: For each class and cell the share that was right there (isotonic in
             the confidence), from held-out rows: turns confidence counts into estimated accuracy.
+        targets: For a model of several targets those with probabilities: the classes above are
+            theirs, one target after the other. Empty for a model of one.
         row_count: Reference rows.
     """
 
@@ -52,6 +64,7 @@ class ReferenceProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     class_counts: tuple[int, ...] = ()
     confidence_counts: tuple[tuple[int, ...], ...] = ()
     confidence_accuracy: tuple[tuple[float, ...], ...] = ()
+    targets: tuple[CountedTarget, ...] = ()
     row_count: int = 0
 
 
@@ -66,7 +79,8 @@ IMAGE_QUANTITIES: tuple[str, ...] = (
 
 def monitored_names(signature: Signature) -> tuple[str, ...]:
     """Return the names of a model's monitored quantities, in order."""
-    return IMAGE_QUANTITIES if signature.image is not None else signature.feature_names
+    pictured = IMAGE_QUANTITIES if signature.image is not None else ()
+    return (*pictured, *signature.feature_names)
 
 
 def monitored(signature: Signature, rows: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -75,18 +89,19 @@ def monitored(signature: Signature, rows: NDArray[np.float32]) -> NDArray[np.flo
     Args:
         signature: The model's contract.
         rows: Real-valued (not quantized) rows: (n, features), or for images (n, height, width,
-            channels) or (n, height · width · channels).
+            channels) or (n, height · width · channels); of several inputs flat, as in `layout`.
 
     Returns:
         Shape (n, quantities), float64; NaN where a value is missing.
     """
-    if signature.image is None:
-        return np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
+    table = np.asarray(rows, dtype=np.float64).reshape(len(rows), math.prod(rows.shape[1:]))
+    places = layout(signature)
     spec = signature.image
-    images = np.asarray(rows, dtype=np.float64).reshape(
-        len(rows), spec.height, spec.width, spec.channels
-    )
-    return _image_statistics(images.mean(axis=3))
+    if spec is None:
+        return table[:, places.features]
+    images = table[:, places.image].reshape(len(rows), spec.height, spec.width, spec.channels)
+    statistics = _image_statistics(images.mean(axis=3))
+    return np.hstack([statistics, table[:, places.features]])
 
 
 def _image_statistics(images: NDArray[np.float64]) -> NDArray[np.float64]:

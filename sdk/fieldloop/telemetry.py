@@ -74,7 +74,8 @@ class TelemetryWindow(
         error_counts: Errors by type name.
         latency_counts: Packed histogram of latencies over `LATENCY_EDGES_MS`.
         confidence_counts: For each class a packed histogram of the winning probability over
-            `CONFIDENCE_EDGES`; one row for regression-less-confidence is left out.
+            `CONFIDENCE_EDGES`; one row for regression-less-confidence is left out. For several
+            targets the classes of each with probabilities, one target after the other.
         feature_counts: For each monitored quantity of the reference profile, in its order, a
             packed histogram over the profile's bins.
         missing_counts: Missing values for each monitored quantity; empty if none.
@@ -185,9 +186,11 @@ class FieldSample(
 
     Attributes:
         sample_id: The source's id of the input, unique per device; labels refer to it.
-        raw: The input in the user's units: a list of numbers and categories, nested for images.
-        predicted: The label or value the device gave; None if it gave none.
-        confidence: The winning probability; None without one.
+        raw: The input in the user's units: a list of numbers and categories, nested for images;
+            of several inputs such a list for each.
+        predicted: The label or value the device gave, of several targets that of each; None if it
+            gave none.
+        confidence: The winning probability, of several targets the lowest; None without one.
         policy: Why it was chosen: `random`, `uncertain` or `novel`.
         inclusion_probability: With what probability this input was chosen, in (0, 1]; audits
             weight by its inverse.
@@ -201,7 +204,7 @@ class FieldSample(
     model: str
     sample_id: str
     raw: list[object]
-    predicted: Category | None = None
+    predicted: Category | tuple[Category | None, ...] | None = None
     confidence: float | None = None
     policy: Literal["random", "uncertain", "novel"] = "random"
     inclusion_probability: float = 1.0

@@ -17,7 +17,7 @@ from fieldloop.histogram import Bins
 from fieldloop.integrity import PublicKey, SigningKey, TrustPolicy
 from fieldloop.manifest import ArrayBlob, GoldenSet, Lineage, Manifest, Variant
 from fieldloop.profile import MonitoredQuantity, ReferenceProfile
-from fieldloop.signature import FeatureSpec, Signature, TensorSpec
+from fieldloop.signature import FeatureSpec, Signature, TensorSpec, one_target
 
 KEY = SigningKey.from_bytes(bytes(range(32)))
 OTHER = SigningKey.from_bytes(bytes(32))
@@ -28,7 +28,7 @@ SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", shape=(-1, 2), dtype="float32"),),
     outputs=(TensorSpec(name="label", shape=(-1,), dtype="int32", role="label"),),
     features=(FeatureSpec(name="current", unit="A"), FeatureSpec(name="fuel", categories=("b", 1))),
-    labels=("ok", "fault"),
+    targets=one_target(("ok", "fault")),
 )
 PROFILE = ReferenceProfile(
     quantities=(
@@ -310,8 +310,8 @@ def reassembled(parts_of):
 
 
 def test_a_newer_format_is_a_matter_of_compatibility():
-    with pytest.raises(CompatibilityError, match="format 2"):
-        unpack(resigned(lambda m: m.update(format=2)), trust=TRUST)
+    with pytest.raises(CompatibilityError, match="format 3"):
+        unpack(resigned(lambda m: m.update(format=3)), trust=TRUST)
 
 
 def test_signed_by_another_key_is_refused():

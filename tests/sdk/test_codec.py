@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fieldloop.codec import Codec, dequantize, quantize
-from fieldloop.errors import ModelRuntimeError, SignatureError, UnsupportedError
-from fieldloop.signature import FeatureSpec, Signature, TensorSpec
+from fieldloop.errors import ModelRuntimeError, SignatureError
+from fieldloop.signature import FeatureSpec, Signature, TensorSpec, one_target
 
 LABELS = ("ok", "worn", "broken")
 
@@ -23,7 +23,7 @@ def signature(*, features, outputs=None, task="classification", labels=LABELS, *
         outputs=outputs
         or (TensorSpec(name="p", shape=(-1, 3), dtype="float32", role="probabilities"),),
         features=tuple(features),
-        labels=labels,
+        targets=one_target(tuple(labels)),
     )
 
 
@@ -520,14 +520,6 @@ class TestQuantization:
         x = {"dtype": "int8"} | changes
         with pytest.raises(SignatureError):
             Codec(signature(features=[FeatureSpec(name="a"), FeatureSpec(name="b")], **x))
-
-
-def test_several_inputs_are_refused():
-    spec = TensorSpec(name="x", shape=(-1, 1), dtype="float32")
-    other = TensorSpec(name="z", shape=(-1, 1), dtype="float32")
-    out = TensorSpec(name="v", shape=(-1, 1), dtype="float32", role="value")
-    with pytest.raises(UnsupportedError, match="2 inputs"):
-        Codec(Signature(task="regression", inputs=(spec, other), outputs=(out,)))
 
 
 def test_features_that_do_not_fill_the_input_are_refused():

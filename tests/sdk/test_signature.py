@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from fieldloop.errors import SignatureError
-from fieldloop.signature import FeatureSpec, ImageSpec, Signature, TensorSpec
+from fieldloop.signature import FeatureSpec, ImageSpec, Signature, TensorSpec, one_target
 
 X = TensorSpec(name="x", shape=(-1, 1), dtype="float32")
 Y = TensorSpec(name="y", shape=(-1, 2), dtype="float32", role="probabilities")
@@ -18,7 +18,8 @@ def signature(**changes):
 
 def test_a_sound_signature_is_returned_and_survives_json():
     sound = signature(
-        features=(FeatureSpec(name="fuel", categories=("b", 1, 2.5, False)),), labels=("no", 1)
+        features=(FeatureSpec(name="fuel", categories=("b", 1, 2.5, False)),),
+        targets=one_target(("no", 1)),
     )
     assert sound.checked() is sound
     again = msgspec.json.decode(msgspec.json.encode(sound), type=Signature)
@@ -42,7 +43,7 @@ def test_outputs_are_found_by_role():
         {"features": (FeatureSpec(name="a"), FeatureSpec(name="a"))},
         {"features": (FeatureSpec(name="a", categories=("p", "q", "p")),)},
         {"features": (FeatureSpec(name="a", categories=(1, True)),)},
-        {"labels": ("ok", "ok")},
+        {"targets": one_target(("ok", "ok"))},
         {"inputs": (msgspec.structs.replace(X, scale=(1.0,)),)},
         {"outputs": (msgspec.structs.replace(Y, zero_point=(1,)),)},
         {"image": IMAGE, "features": (FeatureSpec(name="a"),)},

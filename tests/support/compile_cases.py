@@ -30,7 +30,8 @@ class Case:
         name: Shown by pytest.
         make: Builds the estimator from drawn hyper-parameters.
         parameters: Strategy for a dict of hyper-parameters.
-        target: What y is: "classes", "number", or "none".
+        target: What y is: "classes", "number", "none", or of several targets "table" (labels
+            of each), "indicators" (each is there or not), "numbers".
         skip: Names of data sets that the estimator itself refuses.
         positive: Whether X must not be negative.
         tolerance: Largest deviation by output, relative to its size; probabilities absolute.
@@ -104,6 +105,36 @@ def _single_precision():
     return X.astype(np.float32), y
 
 
+def _two_targets():
+    X, y = _blobs(11, 3, 4)
+    other = (X[:, 1] > np.median(X[:, 1])).astype(int)
+    return X, np.column_stack([np.array([7, -2, 30])[y], np.array([9, 5])[other]])
+
+
+def _string_targets():
+    X, y = _two_targets()
+    names = {7: "idle", -2: "äußerst heiß", 30: "running", 9: "no", 5: "yes"}
+    return X, np.array([[names[label] for label in row] for row in y.tolist()])
+
+
+def _indicators():
+    X, y = _blobs(12, 3, 4)
+    return X, np.column_stack([y == 0, y > 0, X[:, 2] > np.median(X[:, 2])]).astype(int)
+
+
+def _two_numbers():
+    X, y = _blobs(13, 3, 4)
+    return X, np.column_stack([1e6 * (X[:, 0] + y) + 3e6, 1e-3 * X[:, 1] * X[:, 2], X.sum(axis=1)])
+
+
+SEVERAL = {
+    "two-targets": ("table", _two_targets),
+    "string-targets": ("table", _string_targets),
+    "indicators": ("indicators", _indicators),
+    "two-numbers": ("numbers", _two_numbers),
+}
+"""Data sets of several targets: what y is, and the function."""
+
 DATA_SETS = {
     "binary": _binary,
     "multiclass": _multiclass,
@@ -118,12 +149,17 @@ DATA_SETS = {
 }
 """Name to a function that returns (X, y), float32 numbers in X."""
 
+DATA_SETS |= {name: function for name, (_, function) in SEVERAL.items()}
+
 CLASSES_ONLY = {"strings", "booleans"}
 
 
 def data_names(case):
     """Return the names of the data sets that the case runs on."""
-    names = case.data_sets or tuple(DATA_SETS)
+    several = [name for name, (target, _) in SEVERAL.items() if target == case.target]
+    if several:
+        return [name for name in several if name in (case.data_sets or several)]
+    names = case.data_sets or [name for name in DATA_SETS if name not in SEVERAL]
     return [
         name
         for name in names
@@ -183,7 +219,7 @@ def check_outputs(compiled, estimator, rows, worker, *, tolerance=None):
             assert got.shape == expected.shape, (spec.name, got.shape, expected.shape)
             if spec.role == "label":
                 undecided = _undecided(estimator, rows, compiled, limits)
-                wrong = (got != expected) & ~undecided
+                wrong = (got != expected).reshape(len(rows), -1).any(axis=1) & ~undecided
                 assert not wrong.any(), (spec.name, got[wrong], expected[wrong])
             else:
                 _assert_close(spec, got, expected, limits)
@@ -198,26 +234,29 @@ def _raw(rows):
 def _size(role, expected):
     if role == "probabilities":
         return 1.0
+    if role == "value" and expected.ndim > 1:  # each target by its own size
+        return np.abs(expected).max(axis=0, initial=0.0)
     reals = np.abs(expected[np.isfinite(expected)])
     return max(1.0 if role == "decision" else 0.0, reals.max(initial=0.0))
 
 
 def _assert_close(spec, got, expected, limits):
     limit = limits.get(spec.role, DEFAULT_TOLERANCE) * _size(spec.role, expected)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=limit, err_msg=spec.name)
+    close = np.isclose(got, expected, rtol=0, atol=limit, equal_nan=True)
+    assert close.all(), (spec.name, got[~close], expected[~close])
 
 
 def _assert_same(compiled, spec, other, whole, *, count, limits):
     """Another runtime, another batch: the same answers (labels where nothing is a float tie)."""
     assert len(other) == count
     if spec.role == "label":
-        labels = np.array(compiled.signature.labels, dtype=object)
-        other = labels[other] if len(labels) else other
+        other = compiled._named(other)
         changed = np.asarray(other != whole[:count])
         assert changed.mean() <= 0.1 if count else True, spec.name
         return
     limit = 2 * limits.get(spec.role, DEFAULT_TOLERANCE) * _size(spec.role, whole)
-    np.testing.assert_allclose(other, whole[:count], rtol=0, atol=limit, err_msg=spec.name)
+    close = np.isclose(other, whole[:count], rtol=0, atol=limit, equal_nan=True)
+    assert close.all(), (spec.name, other[~close], whole[:count][~close])
 
 
 def _undecided(estimator, rows, compiled, limits):
@@ -228,7 +267,10 @@ def _undecided(estimator, rows, compiled, limits):
             continue
         answer = ask(estimator, spec.role, rows, target=target_of(spec.name))
         limit = 2 * limits.get(spec.role, DEFAULT_TOLERANCE) * _size(spec.role, answer)
-        if answer.ndim == 1:
+        if len(compiled.signature.targets) > 1 and spec.target is None:
+            middle = 0.5 if spec.role == "probabilities" else 0.0
+            undecided |= (np.abs(answer - middle) <= limit).any(axis=1)
+        elif answer.ndim == 1:
             undecided |= np.abs(answer) <= limit
         elif answer.shape[1] > 1:
             ordered = np.sort(answer, axis=1)

@@ -18,7 +18,7 @@ from fieldloop.integrity import SigningKey, TrustPolicy
 from fieldloop.interpreter import open_engine
 from fieldloop.manifest import GoldenSet, Lineage, Precision, Variant
 from fieldloop.profile import MonitoredQuantity, ReferenceProfile
-from fieldloop.signature import FeatureSpec, ImageSpec, Signature, TensorSpec
+from fieldloop.signature import FeatureSpec, ImageSpec, Signature, TensorSpec, one_target
 from fieldloop.state import DesiredState, HealthPolicy
 from fieldloop_cloud.compile.flatbuffer import Model
 from fieldloop_cloud.compile.graph import Graph
@@ -58,7 +58,7 @@ def dense_signature(
         if image
         else tuple(FeatureSpec(name=name, low=-5.0, high=5.0) for name in features),
         image=image,
-        labels=LABELS,
+        targets=one_target(LABELS),
     )
 
 

@@ -9,7 +9,7 @@ from fieldloop.histogram import Bins
 from fieldloop.integrity import SigningKey
 from fieldloop.manifest import GoldenSet, Lineage, Variant
 from fieldloop.profile import MonitoredQuantity, ReferenceProfile
-from fieldloop.signature import FeatureSpec, Signature, TensorSpec
+from fieldloop.signature import FeatureSpec, Signature, TensorSpec, one_target
 from fieldloop.telemetry import CONFIDENCE_EDGES
 from fieldloop_cloud.files import write_file
 from fieldloop_cloud.release.home import Home
@@ -20,7 +20,7 @@ SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", shape=(-1, 1), dtype="float32"),),
     outputs=(TensorSpec(name="label", shape=(-1,), dtype="int32", role="label"),),
     features=(FeatureSpec(name="current", unit="A"),),
-    labels=("ok", "fault"),
+    targets=one_target(("ok", "fault")),
 )
 
 _CELLS = len(CONFIDENCE_EDGES) + 1

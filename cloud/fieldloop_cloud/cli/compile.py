@@ -12,6 +12,7 @@ from fieldloop.bundle import MAGIC, unpack
 from fieldloop.errors import ConfigError, DataError, FieldloopError, UnsupportedError
 from fieldloop.integrity import PublicKey, TrustPolicy
 from fieldloop.manifest import BundleContent, Precision
+from fieldloop.signature import Signature
 from fieldloop_cloud.cli.output import emit, home_option, json_option, plain, table, vacant
 from fieldloop_cloud.cli.rows import load_rows
 from fieldloop_cloud.cli.train import epsilon_option
@@ -185,7 +186,7 @@ def inspect_command(*, file: Path, home: Home, trusted: Path | None, as_json: bo
     """Say what is in a .tflite FILE or a signed bundle."""
     data = read_bundle(file)
     if data.startswith(MAGIC):
-        content = unpack(data, trust=_trust(home, trusted), where=str(file))
+        content = unpack(data, trust=bundle_trust(home, trusted), where=str(file))
         emit(
             _bundle_summary(content),
             as_json=as_json,
@@ -207,7 +208,8 @@ def inspect_command(*, file: Path, home: Home, trusted: Path | None, as_json: bo
     )
 
 
-def _trust(home: Home, trusted: Path | None) -> TrustPolicy:
+def bundle_trust(home: Home, trusted: Path | None) -> TrustPolicy:
+    """Return whom to trust about a bundle: the keys named, or else the home's."""
     path = trusted or home.public_key_file
     try:
         return TrustPolicy(keys=PublicKey.all_from_pem(path.read_bytes()))
@@ -243,6 +245,21 @@ def _bundle_summary(content: BundleContent) -> dict[str, Any]:
     }
 
 
+def _inputs_shown(signature: Signature) -> str:
+    if len(signature.inputs) > 1:
+        return ", ".join(spec.name for spec in signature.inputs)
+    return ", ".join(signature.feature_names) or ("image" if signature.image else "array")
+
+
+def _labels_shown(signature: Signature) -> list[tuple[str, str | None]]:
+    if len(signature.targets) <= 1:
+        return [("labels", ", ".join(map(str, signature.labels)) or None)]
+    return [
+        (f"target {target.name}", ", ".join(map(str, target.labels)) or "a value")
+        for target in signature.targets
+    ]
+
+
 def _show_bundle(content: BundleContent, console: Console) -> None:
     manifest = content.manifest
     rows = [
@@ -250,8 +267,8 @@ def _show_bundle(content: BundleContent, console: Console) -> None:
         ("name and release", f"{manifest.name} {manifest.release}"),
         ("device classes", ", ".join(manifest.device_classes)),
         ("task", content.signature.task),
-        ("inputs", ", ".join(content.signature.feature_names) or "image"),
-        ("labels", ", ".join(map(str, content.signature.labels)) or None),
+        ("inputs", _inputs_shown(content.signature)),
+        *_labels_shown(content.signature),
         ("candidate", content.lineage.candidate),
         ("data", content.lineage.data_sha256),
         ("replaces", content.lineage.parent_sha256 or None),

@@ -34,7 +34,9 @@ def export(*, out: Path, everything: bool, force: bool, home: Home, as_json: boo
         samples = store.samples(labelled=None if everything else False)
     image = None
     if samples:
-        image = _model_of(home, samples).signature.image
+        signature = _model_of(home, samples).signature
+        _ = signature.labels  # refuses several targets: nobody should label what cannot come back
+        image = signature.image
     count = export_samples(samples, out, image=image)
     emit(
         {"file": out, "sample_count": count},

@@ -2,23 +2,24 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
-from sklearn.base import is_clusterer, is_outlier_detector
+from sklearn.base import is_outlier_detector
 
 from fieldloop.errors import ConfigError, DataError, GateError
 from fieldloop.manifest import Precision
-from fieldloop.signature import Category, OutputRole, Signature, Task, TensorSpec
+from fieldloop.signature import OutputRole, Signature, Task, TensorSpec
 from fieldloop_cloud.compile import parity
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.compile.flatbuffer import Model
 from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.input_tensor import input_spec, root_value
+from fieldloop_cloud.compile.labelling import Given, Labelling
 from fieldloop_cloud.compile.lowering import Context, Outputs
-from fieldloop_cloud.compile.originals import ask
+from fieldloop_cloud.compile.originals import ask, target_of
 from fieldloop_cloud.compile.rows import Rows
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
@@ -33,7 +34,7 @@ def compile_classical(
     rows: Rows,
     *,
     precision: Precision = "float32",
-    labels: Sequence[Category] | None = None,
+    labels: Given = None,
     held_out: Any = None,
 ) -> Compiled:
     """Lower `model`, pack the flatbuffer, compare it with the original.
@@ -57,17 +58,19 @@ def compile_classical(
         value = root_value(graph, rows, spec)
         context = Context(graph, precision)
         outputs = _lowered(model, value, context, rows)
+        specs = _write_outputs(graph, outputs)
+        labelling = Labelling.of(model, specs, labels, classes=context.classes)
         signature = Signature(
             task=_task(model, outputs),
             inputs=(spec,),
-            outputs=_write_outputs(graph, outputs),
+            outputs=specs,
             features=rows.features(_missing_allowed(model, rows, spec)),
             image=rows.image,
-            labels=_labels(model, outputs, labels),
+            targets=labelling.targets,
         ).checked()
         pending = Evidence(original="", row_count=0)
         compiled = Compiled(graph.finish(), signature, pending, precision)
-        original = model if labels is None else _Relabelled(model, signature.labels)
+        original = labelling.applied(model)
         name = f"{type(model).__module__.partition('.')[0]} {type(model).__name__}"
 
         def compare(form: Rows, name: str) -> Evidence:
@@ -128,13 +131,19 @@ def _write_outputs(graph: Graph, outputs: Mapping[str, Tensor | Value]) -> tuple
         made = outputs[name]
         tensor = graph.output(name, made if isinstance(made, Tensor) else made.tensor())
         specs.append(
-            TensorSpec(name=name, shape=tensor.shape, dtype=tensor.dtype, role=_role(name))
+            TensorSpec(
+                name=name,
+                shape=tensor.shape,
+                dtype=tensor.dtype,
+                role=_role(name),
+                target=target_of(name),
+            )
         )
     return tuple(specs)
 
 
 def _role(name: str) -> OutputRole:
-    """Return the role of an output: its name, without a number at the end (`label_1`)."""
+    """Return the role of an output: its name, without a number at the end (`probabilities_1`)."""
     stem, _, number = name.rpartition("_")
     role: OutputRole = msgspec.convert(stem if number.isdigit() else name, OutputRole)
     return role
@@ -145,33 +154,7 @@ def _task(model: Any, outputs: Mapping[str, Any]) -> Task:
         if hasattr(model, "classes_"):
             return "classification"
         return "anomaly" if is_outlier_detector(model) else "clustering"
-    if any(name.startswith("label") for name in outputs):
-        return "classification"
     return "regression" if "value" in outputs else "transform"
-
-
-def _labels(
-    model: Any, outputs: Mapping[str, Any], given: Sequence[Category] | None
-) -> tuple[Category, ...]:
-    """Return the class labels in the order of the label output's indices."""
-    if not any(name.startswith("label") for name in outputs):
-        return ()
-    if is_outlier_detector(model):
-        return (-1, 1)
-    if is_clusterer(model) or not hasattr(model, "classes_"):
-        return ()
-    own = tuple(np.asarray(model.classes_).tolist())
-    if given is None:
-        return own
-    if len(given) == len(own):
-        return tuple(given)
-    if all(isinstance(label, int) and 0 <= label < len(given) for label in own):
-        return tuple(given[label] for label in own)
-    raise ConfigError(
-        f"{len(given)} labels were given for a model with {len(own)} classes",
-        where="labels",
-        advice="Name the classes in the order of classes_.",
-    )
 
 
 def _missing_allowed(model: Any, rows: Rows, spec: TensorSpec) -> list[bool]:
@@ -190,19 +173,3 @@ def _missing_allowed(model: Any, rows: Rows, spec: TensorSpec) -> list[bool]:
     except (ValueError, TypeError):
         return seen
     return [True] * rows.width
-
-
-class _Relabelled:
-    """The original with the user's names for its classes, for the comparison."""
-
-    def __init__(self, model: Any, labels: tuple[Category, ...]) -> None:
-        self._model = model
-        self._names = dict(zip(np.asarray(model.classes_).tolist(), labels, strict=True))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def predict(self, rows: Any) -> Any:
-        """Return the user's labels."""
-        answer = np.asarray(self._model.predict(rows))
-        return np.array([self._names[label] for label in answer.tolist()])

@@ -71,8 +71,20 @@ def compare(
     compiled: Compiled,
     steep: float,
     moved: NDArray[np.float64] | None = None,
+    each: bool = False,
 ) -> Compared:
-    """Compare one output; its size is that of the user's rows, or the row's own if larger."""
+    """Compare one output; its size is that of the user's rows, or the row's own if larger.
+
+    Args:
+        role: What it means.
+        want: The original's, user's rows first.
+        got: The compiled model's.
+        count: How many rows are the user's.
+        compiled: The compiled model.
+        steep: From `steepness`.
+        moved: How far each row of the original moves within float32's rounding.
+        each: Whether each column answers for a target of its own.
+    """
     # Far out, what float32 cannot hold is the same as its largest number; not in the user's rows.
     a = np.clip(want.reshape(len(want), -1).astype(np.float64), -LARGEST, LARGEST)
     b = np.clip(got.reshape(len(got), -1).astype(np.float64), -LARGEST, LARGEST)
@@ -92,6 +104,8 @@ def compare(
         size = np.full((len(a), 1), steep)
     else:
         usual = finite[:count].max(initial=0.0)
+        if role == "value":  # each target has a size of its own
+            usual = finite[:count].max(axis=0, initial=0.0)
         if role == "transformed":  # columns may be of different size; one of dust counts as larger
             usual = np.maximum(finite[:count].max(axis=0, initial=0.0), DUST * usual)
         floor = 1.0 if role == "decision" else np.finfo(np.float32).tiny
@@ -109,7 +123,7 @@ def compare(
         deviation=float(difference.max(initial=0.0)),
         excess=float(worst),
         row=row,
-        margin=_margin(role, a),
+        margin=_margin_of_each(role, a) if each else _margin(role, a),
         tie=_tie(role, finite, count=count, steep=steep) + (0.0 if moved is None else 8 * moved),
         beyond=np.asarray((excess > 1.0).any(axis=1)),
     )
@@ -146,6 +160,14 @@ def _margin(role: str | None, answer: NDArray[np.float64]) -> NDArray[np.float64
         ordered = np.sort(answer, axis=1)
         return np.asarray(ordered[:, 1] - ordered[:, 0])
     return None
+
+
+def _margin_of_each(role: str | None, answer: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """The same where every column decides about a target by itself."""
+    if role not in {"probabilities", "decision"}:
+        return None
+    threshold = 0.5 if role == "probabilities" else 0.0
+    return np.asarray(np.abs(answer - threshold).min(axis=1))
 
 
 def changed_labels(

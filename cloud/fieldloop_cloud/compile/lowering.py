@@ -12,7 +12,8 @@ A *lowering* is a function `(estimator, value, context) -> outputs`, registered 
 - `context.graph` has the op methods (`compile.ops`).
 - **Outputs** are named by role and shaped as scikit-learn shapes them:
   `label` int32 (-1,): index into `estimator.classes_` (clusterers: cluster number; anomaly
-  detectors: index into (-1, 1)); `probabilities` float32 (-1, k); `decision` float32 (-1,) or
+  detectors: index into (-1, 1)), for several targets (-1, targets); `probabilities` float32
+  (-1, k), for several targets `probabilities_0` and so on; `decision` float32 (-1,) or
   (-1, k); `value` float32 (-1,) or (-1, m); `transformed` a `Value` (or a tensor);
   `distances` float32 (-1, k); `score` float32 (-1,). Give every output the estimator has a method
   for; what is not needed is not emitted into the file.
@@ -137,6 +138,8 @@ class Context:
             what it computes (ties between neighbours, steep isotonic steps); its lowering says so,
             and the comparison with the original looks for such rows (`compile.unsteady`).
         ties: Functions from rows of the model's input to whether an estimator has a tie there.
+        classes: The classes of each column of a label output with several, where the estimator's
+            own `classes_` has another order.
     """
 
     graph: Graph
@@ -144,6 +147,7 @@ class Context:
     path: list[str] = field(default_factory=list)
     unsteady: bool = False
     ties: list[Callable[[NDArray[Any]], NDArray[np.bool_]]] = field(default_factory=list)
+    classes: list[Any] | None = None
 
     def lower(self, estimator: Any, value: Value, *, step: str = "") -> Outputs:
         """Lower a (sub-)estimator on `value`.

@@ -38,9 +38,7 @@ def ask(model: Any, role: str, raw: Any, *, target: int | None = None) -> NDArra
             if isinstance(answer, list):  # one answer for each target
                 answer = answer[target or 0]
             if role == "label":
-                labels = np.asarray(answer)
-                if target is not None and labels.ndim > 1:
-                    return np.asarray(labels[:, target])
+                labels = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
                 is_column = labels.ndim > 1 and labels.shape[1] == 1  # CatBoost's way
                 return labels[:, 0] if is_column else labels
             return host_array(answer)
@@ -83,7 +81,7 @@ def answered(
 def target_of(name: str) -> int | None:
     """Return the number at the end of an output's name.
 
-    >>> target_of("label_1"), target_of("label")
+    >>> target_of("probabilities_1"), target_of("probabilities")
     (1, None)
     """
     number = name.rpartition("_")[2]

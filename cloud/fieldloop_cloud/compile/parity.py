@@ -102,6 +102,7 @@ def check(
                 compiled=compiled,
                 steep=steep,
                 moved=moved.get(spec.name),
+                each=len(signature.targets) > 1 and spec.target is None,
             )
             for spec in signature.outputs
             if spec.name in joined and spec.role != "label"
@@ -197,12 +198,13 @@ def _lost_at_input(model: Any, raw: Any, seen: Any, compiled: Compiled) -> int:
         return 0
     lost = 0
     if role == "label":
-        lost = int((before != after).sum())
+        lost = int((before != after).reshape(len(before), -1).any(axis=1).sum())
         # A single row is no evidence, however few there are.
         is_lost = lost > max(1, LOST_LABELS * len(before))
         what = f"changes {lost} of {len(before)} labels (allowed: {LOST_LABELS:.0%})"
     else:
-        share = float(np.sqrt(np.mean((before - after) ** 2)) / max(before.std(), TINY))
+        moved = np.sqrt(np.mean((before - after) ** 2, axis=0))
+        share = float(np.max(moved / np.maximum(before.std(axis=0), TINY)))
         is_lost = share > MOVED_VALUE
         what = f"moves the value by {share:.2g} of its standard deviation (allowed: {MOVED_VALUE})"
     if is_lost:

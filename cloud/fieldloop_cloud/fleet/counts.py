@@ -31,15 +31,21 @@ class FieldWindow:
 
 
 def references_of(profile: ReferenceProfile) -> dict[str, NDArray[np.int64]]:
-    """Reference counts by quantity; the last cell of a feature counts missing values."""
+    """Reference counts by quantity; the last cell of a feature counts missing values.
+
+    Of several targets each has its classes and confidences, `prediction.class.<target>`.
+    """
     found = {
         item.name: np.array([*item.counts, item.missing_count], dtype=np.int64)
         for item in profile.quantities
     }
     if profile.confidence_counts:
         confidence = np.array(profile.confidence_counts, dtype=np.int64)
-        found[CLASS_QUANTITY] = confidence.sum(axis=1)
-        found[CONFIDENCE_QUANTITY] = confidence.sum(axis=0)
+        ends = np.cumsum([target.class_count for target in profile.targets])[:-1]
+        names = [f".{target.name}" for target in profile.targets] or [""]
+        for name, table in zip(names, np.split(confidence, ends), strict=True):
+            found[CLASS_QUANTITY + name] = table.sum(axis=1)
+            found[CONFIDENCE_QUANTITY + name] = table.sum(axis=0)
     return found
 
 
@@ -51,7 +57,11 @@ def count_windows(
     Raises:
         DataError: A window counts other quantities, cells or classes than the profile.
     """
-    names = [name for name in references if name not in (CLASS_QUANTITY, CONFIDENCE_QUANTITY)]
+    answers = [name for name in references if name.startswith(CLASS_QUANTITY)]
+    ends = np.cumsum([len(references[name]) for name in answers])
+    names = [
+        name for name in references if not name.startswith((CLASS_QUANTITY, CONFIDENCE_QUANTITY))
+    ]
     rows: dict[str, list[Sequence[int]]] = {name: [] for name in references}
     for item in items:
         window = item.window
@@ -63,10 +73,12 @@ def count_windows(
             cells = len(references[name]) - 1
             values = unpack_counts(packed, cell_count=cells) if packed else [0] * cells
             rows[name].append([*values, lost])
-        if CLASS_QUANTITY in references:
-            confidence = confidence_table(window, len(references[CLASS_QUANTITY]))
-            rows[CLASS_QUANTITY].append(confidence.sum(axis=1).tolist())
-            rows[CONFIDENCE_QUANTITY].append(confidence.sum(axis=0).tolist())
+        if answers:
+            confidence = confidence_table(window, int(ends[-1]))
+            for name, table in zip(answers, np.split(confidence, ends[:-1]), strict=True):
+                rows[name].append(table.sum(axis=1).tolist())
+                place = CONFIDENCE_QUANTITY + name.removeprefix(CLASS_QUANTITY)
+                rows[place].append(table.sum(axis=0).tolist())
     return {name: np.array(table, dtype=np.int64) for name, table in rows.items()}
 
 

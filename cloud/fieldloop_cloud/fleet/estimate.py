@@ -27,7 +27,7 @@ class EstimatedAccuracy:
     """Accuracy as the confidences suggest it.
 
     Attributes:
-        accuracy: Expected share of right answers.
+        accuracy: Expected share of right answers, over all targets with probabilities.
         low: Lower end of the interval.
         high: Upper end.
         row_count: Predictions it rests on.
@@ -76,15 +76,17 @@ def estimated_accuracy(
         )
     weight = counts / total
     accuracy = float((weight * share).sum())
+    row_count = total // max(len(profile.targets), 1)
     error = float(
-        np.sqrt(_field_variance(weight, share, total) + _calibration(weight, share, reference))
+        # Answers for several targets of one row may be right and wrong together.
+        np.sqrt(_field_variance(weight, share, row_count) + _calibration(weight, share, reference))
     )
     reach = float(stats.norm.ppf(0.5 + level / 2.0)) * error
     return EstimatedAccuracy(
         accuracy=accuracy,
         low=max(0.0, accuracy - reach),
         high=min(1.0, accuracy + reach),
-        row_count=total,
+        row_count=row_count,
         level=level,
     )
 

@@ -7,6 +7,7 @@ golden answers are drawn from, and, if the truth is given, what the score is mea
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -14,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.errors import ConfigError, DataError
+from fieldloop.layout import layout
 from fieldloop.manifest import Lineage
 from fieldloop.profile import monitored_names
 from fieldloop.signature import Category, FeatureSpec, Signature
+from fieldloop.targets import target_views
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.release.contents import Contents, Shipped
 from fieldloop_cloud.train.ending import tool_versions
-from fieldloop_cloud.train.measure import Answers, answers
+from fieldloop_cloud.train.measure import Answers, answers, answers_of_targets
 from fieldloop_cloud.train.metrics import Estimate, Task, estimates
 from fieldloop_cloud.train.reference import golden_set, reference_profile
 
@@ -35,7 +38,8 @@ def contents_of_model(compiled: Compiled, *, reference: Any, truth: Any = None) 
         reference: Rows that are ordinary for the model, as given to `to_tflite`'s `example` or to
             `Compiled.run`; best rows that it was not fitted on.
         truth: Their labels in the model's own words (or as class numbers, where the labels are
-            text), or their values; shape (n,). None leaves score and estimated accuracy open.
+            text), or their values; shape (n,), for several targets (n, targets). None leaves score
+            and estimated accuracy open.
 
     Raises:
         ConfigError: No reference rows, or truth for a model without one answer a row.
@@ -57,20 +61,76 @@ def contents_of_model(compiled: Compiled, *, reference: Any, truth: Any = None) 
     signature = _ranged(compiled.signature, rows)
     compiled = dataclasses.replace(compiled, signature=signature)
     said = answers(compiled.tflite, signature, rows)
-    actual = None if truth is None else _truth(signature, said, truth)
-    scores = () if actual is None else estimates(_task(signature), actual, said.predicted)
-    classes = actual.astype(np.int64) if actual is not None and signature.labels else None
+    each = answers_of_targets(signature, said)
+    judged = _of_targets(signature, each, truth) if each else _of_one(signature, said, truth)
     return Contents(
         variants=(
             Shipped(
                 compiled=compiled,
                 golden=golden_set(compiled, rows, seed=_SEED),
-                score=scores[0].value if scores else None,
+                score=judged.scores[0].value if judged.scores else None,
             ),
         ),
-        profile=reference_profile(signature, rows, said, classes),
-        lineage=_lineage(compiled, rows, actual, scores),
+        profile=reference_profile(signature, rows, said, judged.classes),
+        lineage=_lineage(compiled, rows, judged),
     )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The answers beside the truth.
+
+    Attributes:
+        truth: As numbers, for the data's hash; empty without any.
+        classes: The true class indices, or of each target; None without truth or classes.
+        scores: Of the only target; empty without truth.
+        told: The scores in words.
+    """
+
+    truth: tuple[NDArray[Any], ...] = ()
+    classes: NDArray[np.int64] | tuple[NDArray[Any] | None, ...] | None = None
+    scores: tuple[Estimate, ...] = ()
+    told: str = ""
+
+
+def _of_one(signature: Signature, said: Answers, truth: Any) -> _Judged:
+    if truth is None:
+        return _Judged()
+    actual = _truth(signature, said, truth)
+    scores = estimates(_task(signature), actual, said.predicted)
+    classes = actual.astype(np.int64) if signature.labels else None
+    return _Judged((actual,), classes, scores, _told(scores))
+
+
+def _of_targets(signature: Signature, each: tuple[Answers, ...], truth: Any) -> _Judged:
+    """Judge several targets, each by itself: one score for all would hide which one is wrong."""
+    if truth is None:
+        return _Judged()
+    table = np.asarray(truth, dtype=object)
+    if table.shape != (len(each[0].predicted), len(each)):
+        raise DataError(
+            f"a truth of shape {table.shape} came where "
+            f"{(len(each[0].predicted), len(each))} is needed",
+            where="truth",
+            advice="Give one row for each reference row, and one column for each target.",
+        )
+    views = target_views(signature)
+    actual = tuple(
+        _truth(view.signature, said, column)
+        for view, said, column in zip(views, each, table.T, strict=True)
+    )
+    told = (
+        f"{view.target.name}: {_told(estimates(_task(view.signature), column, said.predicted))}"
+        for view, said, column in zip(views, each, actual, strict=True)
+    )
+    classes = tuple(
+        column if view.target.labels else None for view, column in zip(views, actual, strict=True)
+    )
+    return _Judged(actual, classes, (), "; ".join(told))
+
+
+def _told(scores: tuple[Estimate, ...]) -> str:
+    return "; ".join(f"{e.metric} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}]" for e in scores)
 
 
 def _encoded(compiled: Compiled, reference: Any) -> NDArray[np.float32]:
@@ -82,7 +142,7 @@ def _encoded(compiled: Compiled, reference: Any) -> NDArray[np.float32]:
     signature = compiled.signature
     has_codes = signature.image is not None or any(spec.categories for spec in signature.features)
     is_float = isinstance(reference, np.ndarray) and reference.dtype.kind == "f"
-    if not (has_codes and is_float):
+    if not (has_codes and is_float) or len(signature.inputs) > 1:
         return compiled.encode(reference)
     rows = np.asarray(reference, dtype=np.float32)
     size = int(np.prod(signature.inputs[0].shape[1:]))
@@ -119,8 +179,9 @@ def _is_code(column: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.bool_
 def _ranged(signature: Signature, rows: NDArray[np.float32]) -> Signature:
     """Widen the features' ranges to the reference rows: neither they nor the example are odd."""
     specs = []
+    table = rows.reshape(len(rows), -1)[:, layout(signature).features]
     for place, spec in enumerate(signature.features):
-        column = rows[:, place]
+        column = table[:, place]
         seen = column[np.isfinite(column)]
         if not spec.categories and len(seen):
             low, high = float(seen.min()), float(seen.max())
@@ -201,18 +262,16 @@ def _values(given: Sequence[Any]) -> NDArray[np.float64]:
 def _lineage(
     compiled: Compiled,
     rows: NDArray[np.float32],
-    truth: NDArray[Any] | None,
-    scores: tuple[Estimate, ...],
+    judged: _Judged,
 ) -> Lineage:
     digest = hashlib.sha256(np.ascontiguousarray(rows, dtype="<f4").tobytes())
-    if truth is not None:
+    for truth in judged.truth:
         digest.update(np.ascontiguousarray(truth).tobytes())
-    told = "; ".join(f"{e.metric} {e.value:.4f} [{e.low:.4f}, {e.high:.4f}]" for e in scores)
     gates = {
         "parity": compiled.evidence.sentence,
         "reference": (
-            f"{told or 'no truth was given'}; {len(rows)} reference rows, of which it is not known "
-            "whether the model was fitted on them"
+            f"{judged.told or 'no truth was given'}; {len(rows)} reference rows, of which it is "
+            "not known whether the model was fitted on them"
         ),
     }
     gates |= {f"precision {rung.precision}": rung.reason for rung in compiled.evidence.rungs}
@@ -223,7 +282,7 @@ def _lineage(
         split_sha256="",
         calibration_sha256=compiled.evidence.calibration_sha256,
         candidate=compiled.evidence.original.removeprefix("sklearn "),
-        metric=scores[0].metric if scores else "",
+        metric=judged.scores[0].metric if judged.scores else "",
         gate=gates,
         tools=tool_versions(),
     )

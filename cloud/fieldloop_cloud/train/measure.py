@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fieldloop.codec import Codec, dequantize
 from fieldloop.interpreter import Engine, open_engine
 from fieldloop.signature import Signature
+from fieldloop.targets import target_views
 from fieldloop_cloud.compile.compiled import batch_rows
 
 _WARM_UP = 20
@@ -26,8 +27,8 @@ class Answers:
 
     Attributes:
         predicted: Class indices (int64) or values (float64), shape (n,); NaN where the model has
-            no single answer for a row (a transformer, several values).
-        probabilities: float64 (n, classes); None without such an output.
+            no single answer for a row (a transformer, several targets).
+        probabilities: float64 (n, classes); None without such an output, and for several targets.
         outputs: Every output in the signature's order, as real values, shape (n, …).
     """
 
@@ -62,7 +63,12 @@ class Latency:
 
 
 def rows_for(signature: Signature, X: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Shape encoded rows as the model's input wants them: flat, or (height, width, channels)."""
+    """Shape encoded rows as the model's input wants them: flat, or (height, width, channels).
+
+    Rows of several inputs are flat (`fieldloop.layout`).
+    """
+    if len(signature.inputs) > 1:
+        return X
     return X.reshape(len(X), *signature.inputs[0].shape[1:])
 
 
@@ -80,7 +86,18 @@ def answers(tflite: bytes, signature: Signature, X: NDArray[np.float32]) -> Answ
     outputs = tuple(
         dequantize(spec, tensor) for spec, tensor in zip(signature.outputs, tensors, strict=True)
     )
+    if len(signature.targets) > 1:
+        return Answers(np.full(len(X), np.nan), None, outputs)
     return Answers(_predicted(signature, outputs), _probabilities(signature, outputs), outputs)
+
+
+def answers_of_targets(signature: Signature, said: Answers) -> tuple[Answers, ...]:
+    """Return the answers for each of several targets, as if it were the only one; else none."""
+    cut = [(view.signature, tuple(view.cut(said.outputs))) for view in target_views(signature)]
+    return tuple(
+        Answers(_predicted(alone, outputs), _probabilities(alone, outputs), outputs)
+        for alone, outputs in cut
+    )
 
 
 def latency(tflite: bytes, signature: Signature, X: NDArray[np.float32]) -> Latency:

@@ -4,6 +4,9 @@ Feature histograms come from training rows. Everything about the model's answers
 rows that it was not fitted on, because it is surer than it should be on the others.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,15 +15,17 @@ from fieldloop.codec import Codec
 from fieldloop.histogram import Bins
 from fieldloop.manifest import GoldenSet, Precision
 from fieldloop.profile import (
+    CountedTarget,
     MonitoredQuantity,
     ReferenceProfile,
     monitored,
     monitored_names,
 )
 from fieldloop.signature import FeatureSpec, Signature
+from fieldloop.targets import target_views
 from fieldloop.telemetry import CONFIDENCE_EDGES
 from fieldloop_cloud.compile.compiled import Compiled
-from fieldloop_cloud.train.measure import Answers, answers, rows_for
+from fieldloop_cloud.train.measure import Answers, answers, answers_of_targets, rows_for
 
 GOLDEN_ROWS = 16
 
@@ -40,7 +45,7 @@ def reference_profile(
     signature: Signature,
     rows: NDArray[np.float32],
     said: Answers,
-    truth: NDArray[np.int64] | None,
+    truth: NDArray[np.int64] | Sequence[NDArray[Any] | None] | None,
 ) -> ReferenceProfile:
     """Freeze what rows and answers looked like.
 
@@ -48,9 +53,14 @@ def reference_profile(
         signature: The chosen variant's.
         rows: Encoded rows that the histograms are made from, (n, …).
         said: The chosen variant's answers on held-out rows.
-        truth: Their true class indices; None leaves the share of right answers open.
+        truth: Their true class indices, for several targets those of each; None leaves the share of
+            right answers open.
     """
     quantities = _quantities(signature, rows)
+    if len(signature.targets) > 1:
+        truths = truth if isinstance(truth, Sequence) else None
+        return _of_targets(signature, quantities, said, truths, len(rows))
+    assert not isinstance(truth, Sequence)
     class_count = len(signature.labels)
     if not class_count or said.predicted.dtype.kind != "i":
         return ReferenceProfile(quantities=quantities, row_count=len(rows))
@@ -62,6 +72,36 @@ def reference_profile(
         confidence_counts=confidence,
         confidence_accuracy=accuracy,
         row_count=len(rows),
+    )
+
+
+def _of_targets(
+    signature: Signature,
+    quantities: tuple[MonitoredQuantity, ...],
+    said: Answers,
+    truths: Sequence[NDArray[Any] | None] | None,
+    row_count: int,
+) -> ReferenceProfile:
+    """Freeze the answers for every target with probabilities, one target after the other."""
+    counted, classes, confidence, accuracy = [], [], [], []
+    each = answers_of_targets(signature, said)
+    for place, (view, answered) in enumerate(zip(target_views(signature), each, strict=True)):
+        class_count = len(view.counted_labels)
+        if not class_count:
+            continue
+        truth = None if truths is None else truths[place]
+        counts, shares = _calibration(truth, answered, class_count)
+        counted.append(CountedTarget(name=view.target.name, class_count=class_count))
+        classes += np.bincount(answered.predicted, minlength=class_count).tolist()
+        confidence += counts
+        accuracy += shares
+    return ReferenceProfile(
+        quantities=quantities,
+        class_counts=tuple(classes),
+        confidence_counts=tuple(confidence),
+        confidence_accuracy=tuple(accuracy),
+        targets=tuple(counted),
+        row_count=row_count,
     )
 
 
@@ -171,7 +211,9 @@ def golden_set(compiled: Compiled, rows: NDArray[np.float32], *, seed: int) -> G
     said = answers(compiled.tflite, signature, rows)
     reals = [np.abs(output).max() for output in said.outputs if output.dtype.kind == "f"]
     tolerance = TOLERANCE[compiled.precision] * max(1.0, *(float(real) for real in reals), 0.0)
-    drawn = _spread(said, _clear(said, TOLERANCE[compiled.precision]), seed)
+    each = answers_of_targets(signature, said) or (said,)
+    clear = np.all([_clear(one, TOLERANCE[compiled.precision]) for one in each], axis=0)
+    drawn = _spread(each, clear, seed)
     encoded = rows_for(signature, rows[drawn])
     golden = answers(compiled.tflite, signature, encoded)
     return GoldenSet(
@@ -191,12 +233,16 @@ def _clear(said: Answers, tolerance: float) -> NDArray[np.bool_]:
     return clear
 
 
-def _spread(said: Answers, clear: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
-    """Draw up to `GOLDEN_ROWS` row numbers, one label after the other, clear rows first."""
+def _spread(each: Sequence[Answers], clear: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """Draw up to `GOLDEN_ROWS` row numbers, one label after the other, clear rows first.
+
+    Of several targets every combination of labels counts as one.
+    """
     order = np.random.default_rng(seed).permutation(len(clear))
     order = order[np.argsort(~clear[order], kind="stable")]
-    if said.predicted.dtype.kind == "i":
-        label = said.predicted[order]
+    labels = [said.predicted for said in each if said.predicted.dtype.kind == "i"]
+    if labels:
+        label = np.unique(np.stack(labels, axis=1), axis=0, return_inverse=True)[1].ravel()[order]
         turn = np.empty(len(label), dtype=np.int64)
         for index in np.unique(label):
             turn[label == index] = np.arange((label == index).sum())

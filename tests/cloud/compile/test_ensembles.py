@@ -15,8 +15,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier, OutputCodeClassifier
 from sklearn.multioutput import (
-    ClassifierChain,
-    MultiOutputClassifier,
     MultiOutputRegressor,
     RegressorChain,
 )
@@ -136,15 +134,6 @@ def test_several_numbers(iris, model):
     fitted = scaled(model).fit(X, target)
     got = to_tflite(fitted, example=X).run(X)["value"]
     assert np.abs(got - fitted.predict(X)).max() < 2e-5 * np.abs(target).max()
-
-
-@pytest.mark.parametrize("kind", [MultiOutputClassifier, ClassifierChain])
-def test_several_labels_are_refused_with_a_way_out(iris, kind):
-    X, y = iris
-    model = kind(LogisticRegression(max_iter=500)).fit(X, np.column_stack([y == "a", y == "b"]))
-    with pytest.raises(UnsupportedError, match=r"each of estimators_ by itself"):
-        to_tflite(model, example=X)
-    assert_same(model.estimators_[0], X)
 
 
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])

@@ -174,9 +174,3 @@ def test_an_unknown_inverse_is_refused_by_its_parameter():
 @pytest.mark.parametrize("function", [None, np.abs, np.square, np.tanh, np.sin, np.cos, np.exp])
 def test_functions(function, tflite214):
     compared(make_pipeline(StandardScaler(), FunctionTransformer(function)), None, tflite214)
-
-
-def test_one_class_of_the_multilabel_kind_is_refused():
-    labels = np.column_stack([CLASS > 0, CLASS > 1]).astype(int)
-    with pytest.raises(UnsupportedError, match="labels"):
-        to_tflite(lm.RidgeClassifier().fit(X, labels), example=X)

@@ -110,12 +110,6 @@ def test_what_is_not_supported_is_refused(cloud, parameters, name):
         to_tflite(model, example=X)
 
 
-def test_several_targets_are_refused(cloud):
-    X, y, _ = cloud
-    with pytest.raises(UnsupportedError, match="each target"):
-        to_tflite(KNeighborsClassifier().fit(X, np.column_stack([y, y])), example=X)
-
-
 @pytest.mark.parametrize("metric", ["euclidean", "manhattan"])
 @pytest.mark.parametrize("priors", ["uniform", "empirical"])
 @pytest.mark.parametrize("classes", [2, 3])

@@ -13,7 +13,6 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fieldloop.errors import UnsupportedError
 from fieldloop_cloud.compile.api import to_tflite
 
 
@@ -122,13 +121,6 @@ def test_perceptron_regression(targets):
     expected = model.predict(X)
     assert got.shape == expected.shape
     assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
-
-
-def test_a_perceptron_with_several_labels_a_row_is_refused():
-    X, y = load_iris(return_X_y=True)
-    several = np.column_stack([y > 0, y > 1]).astype(int)
-    with pytest.raises(UnsupportedError, match="each label"):
-        to_tflite(trained(MLPClassifier((4,), max_iter=5), X, several), example=X)
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])

@@ -149,13 +149,13 @@ def test_a_regression_is_scored_by_r2_and_a_transformer_not_at_all(home):
     assert content.lineage.metric == "r2"
     assert content.manifest.variants[0].score == pytest.approx(model.score(rows, values), abs=1e-4)
     several = LinearRegression().fit(rows, np.column_stack([values, -values]))
-    for other in (several, PCA(2).fit(rows)):
+    for other, said in ((several, "for each target"), (PCA(2).fit(rows), "no single answer")):
         compiled = fl.to_tflite(other, example=rows)
         made, content, trust = bundled(compiled, home, reference=rows)
         with Runtime.open(made.path, trust=trust) as runtime:
             assert runtime.predict(rows[0].tolist()).label is None
         assert len(content.profile.quantities) == rows.shape[1]
-        with pytest.raises(ConfigError, match="no single answer"):
+        with pytest.raises(InputError, match=said):
             bundled(compiled, home, reference=rows, truth=values)
 
 

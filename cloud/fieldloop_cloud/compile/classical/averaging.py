@@ -1,4 +1,4 @@
-"""Ensembles whose members stand side by side: bagging, voting, stacking, several targets."""
+"""Ensembles whose members stand side by side: bagging, voting, stacking."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,10 @@ from sklearn.ensemble import (
     VotingRegressor,
 )
 from sklearn.frozen import FrozenEstimator
-from sklearn.multioutput import MultiOutputRegressor, RegressorChain
 
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
-from fieldloop_cloud.compile.value import Reference, Value, host_array, side_by_side
+from fieldloop_cloud.compile.value import Value, side_by_side
 
 TWO = 2
 
@@ -150,6 +149,11 @@ def voting_regressor(estimator: Any, value: Value, context: Context) -> Outputs:
 @lowers(StackingClassifier, StackingRegressor)
 def stacking(estimator: Any, value: Value, context: Context) -> Outputs:
     """The final estimator on the members' answers, and on the row itself with passthrough."""
+    if isinstance(getattr(estimator, "classes_", None), list):
+        raise context.refuse(
+            "stacking for several labels a row is not supported",
+            advice="Stack one label at a time, inside MultiOutputClassifier.",
+        )
     if isinstance(estimator, StackingClassifier) and estimator.stack_method == "predict_log_proba":
         raise context.refuse(
             "logarithms of probabilities are not supported between stages",
@@ -193,39 +197,3 @@ def _answer(outputs: Outputs, member: Any, method: str, context: Context) -> Ten
         parameter="stack_method",
         advice="Use 'predict_proba', 'decision_function' or 'predict'.",
     )
-
-
-@lowers(MultiOutputRegressor)
-def multi_output_regressor(estimator: Any, value: Value, context: Context) -> Outputs:
-    """One regressor a target."""
-    g = context.graph
-    columns = [
-        g.reshape(_values(context.lower(member, value, step=f"target {number}"), context), (-1, 1))
-        for number, member in enumerate(estimator.estimators_)
-    ]
-    return {"value": g.concat(columns, axis=1)}
-
-
-@lowers(RegressorChain)
-def regressor_chain(estimator: Any, value: Value, context: Context) -> Outputs:
-    """One regressor a target; each sees the values of those before it."""
-    g = context.graph
-    columns: list[Tensor] = []
-    table = value
-    for number, member in enumerate(estimator.estimators_):
-        made = _values(context.lower(member, table, step=f"target {number}"), context)
-        columns.append(g.reshape(made, (-1, 1)))
-        longer = side_by_side([table, table.opaque(columns[-1])])
-        table = longer.with_reference(_extended(member, table))
-    order = np.argsort(np.asarray(estimator.order_))
-    return {"value": g.concat([columns[i] for i in order], axis=1)}
-
-
-def _extended(member: Any, table: Value) -> Reference:
-    """Return scikit-learn's own way to the table with the member's prediction as a column."""
-
-    def reference(rows: NDArray[Any]) -> Any:
-        before = host_array(table.reference(rows))
-        return np.column_stack([before, member.predict(before)])
-
-    return reference

@@ -7,6 +7,7 @@ from sklearn import linear_model as lm
 from sklearn.cross_decomposition import CCA, PLSCanonical, PLSRegression
 from sklearn.svm import LinearSVC, LinearSVR
 
+from fieldloop_cloud.compile.classical.several import above
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
@@ -110,14 +111,12 @@ def linear_classifier(estimator: Any, value: Value, context: Context) -> Outputs
 
 @lowers(lm.RidgeClassifier, lm.RidgeClassifierCV)
 def ridge_classifier(estimator: Any, value: Value, context: Context) -> Outputs:
-    """As any linear classifier, for one target."""
+    """As any linear classifier; with several labels for one row each has its own decision."""
+    decision = decision_function(estimator, value, context)
     kind = estimator._label_binarizer.y_type_  # noqa: SLF001 - said nowhere else
     if kind.startswith("multilabel"):
-        raise context.refuse(
-            "several labels a row are not supported",
-            advice="Fit one classifier for each label (MultiOutputClassifier).",
-        )
-    return decided(decision_function(estimator, value, context), context)
+        return {**above(decision, 0.0, context), "decision": decision}
+    return decided(decision, context)
 
 
 def decision_function(estimator: Any, value: Value, context: Context) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from fieldloop_cloud.compile.classical.linear import decided, two_columns
+from fieldloop_cloud.compile.classical.several import above
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
@@ -19,17 +20,13 @@ def regressor(estimator: Any, value: Value, context: Context) -> Outputs:
 
 @lowers(MLPClassifier)
 def classifier(estimator: Any, value: Value, context: Context) -> Outputs:
-    """Softmax, or one logistic function for two classes."""
+    """Softmax, one logistic function for two classes, or one for each of several labels."""
     g = context.graph
     logits = _layers(estimator, value, context)
     if estimator.out_activation_ == "softmax":
         return {"label": g.arg_max(logits), "probabilities": g.softmax(logits)}
     if logits.shape[1] != 1:
-        raise context.refuse(
-            "several labels for one row are not supported",
-            parameter="out_activation_",
-            advice="Fit one classifier for each label.",
-        )
+        return {**above(logits, 0.0, context), "probabilities": g.logistic(logits)}
     logit = g.reshape(logits, (-1,))
     label = decided(logit, context)["label"]
     return {"label": label, "probabilities": two_columns(logit, context)}

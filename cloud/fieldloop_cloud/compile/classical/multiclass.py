@@ -12,10 +12,10 @@ from sklearn.multiclass import (
     _ConstantPredictor,
     _predict_binary,
 )
-from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 
+from fieldloop_cloud.compile.classical.several import above
 from fieldloop_cloud.compile.classical.svm import pair_decision
-from fieldloop_cloud.compile.lowering import Context, Outputs, lowers, refuses
+from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
 
@@ -42,16 +42,13 @@ def constant(estimator: Any, value: Value, context: Context) -> Outputs:
 @lowers(OneVsRestClassifier)
 def one_vs_rest(estimator: Any, value: Value, context: Context) -> Outputs:
     """The class whose own classifier is surest."""
-    if estimator.multilabel_:
-        raise context.refuse(
-            "several labels for one row are not supported",
-            advice="Compile each of estimators_ by itself.",
-        )
     g = context.graph
     members = [
         context.lower(member, value, step=f"class {number}")
         for number, member in enumerate(estimator.estimators_)
     ]
+    if estimator.multilabel_:
+        return _several_labels(members, context)
     if len(members) == 1:
         return _two_classes(members[0], context)
     scores = g.concat([_score(member, context) for member in members], axis=1)
@@ -65,6 +62,21 @@ def one_vs_rest(estimator: Any, value: Value, context: Context) -> Outputs:
         total = g.sum(share, 1, keepdims=True)
         nothing = g.equal(total, 0.0)
         outputs["probabilities"] = g.div(share, g.select(nothing, np.ones((1, 1)), total))
+    return outputs
+
+
+def _several_labels(members: list[Outputs], context: Context) -> Outputs:
+    """Any number of labels for one row: each where its own classifier says so."""
+    g = context.graph
+    scores = g.concat([_score(member, context) for member in members], axis=1)
+    # scikit-learn takes the first one's threshold for all.
+    has_decision = "decision" in members[0] or "value" in members[0]
+    outputs: dict[str, Tensor] = {**above(scores, 0.0 if has_decision else 0.5, context)}
+    if all("decision" in member for member in members):
+        outputs["decision"] = scores
+    if all("probabilities" in member for member in members):
+        shares = [_second(member, context) for member in members]
+        outputs["probabilities"] = g.concat(shares, axis=1)
     return outputs
 
 
@@ -137,16 +149,6 @@ def _vote(member: Outputs, context: Context) -> Tensor:
             "a member is no classifier", parameter="estimator", advice="Use binary classifiers."
         )
     return g.reshape(g.cast(label, "float32"), (-1, 1))
-
-
-@refuses(MultiOutputClassifier, ClassifierChain)
-def several_targets(estimator: Any, _: Value, context: Context) -> Outputs:
-    """Refused: a signature has one list of labels."""
-    raise context.refuse(
-        f"{len(estimator.estimators_)} label outputs do not fit one signature",
-        parameter="estimators_",
-        advice="Compile each of estimators_ by itself, or use MultiOutputRegressor for numbers.",
-    )
 
 
 @lowers(OutputCodeClassifier)

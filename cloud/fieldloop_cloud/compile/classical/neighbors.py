@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestCentroid
 
 from fieldloop_cloud.compile.classical.distances import TINY, Metric, differences
+from fieldloop_cloud.compile.classical.several import (
+    labels_of,
+    probabilities_of,
+    several_places,
+)
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value, host_array
@@ -109,16 +114,19 @@ def _last_is_tied(estimator: Any, rows: Any) -> NDArray[np.bool_]:
 @lowers(KNeighborsClassifier)
 def classifier(estimator: Any, value: Value, context: Context) -> Outputs:
     """Share of the neighbours' (weighted) votes; the first of equals wins."""
-    if estimator.outputs_2d_:
-        raise context.refuse(
-            "several targets have no place in one label output",
-            advice="Fit and compile one classifier for each target.",
-        )
     g = context.graph
     found = Neighbours.of(estimator, value, context)
-    votes = np.eye(len(estimator.classes_))[np.asarray(estimator._y).ravel()]  # noqa: SLF001 - as above
+    codes = np.asarray(estimator._y)  # noqa: SLF001 - as above
+    counts = [
+        len(c) for c in (estimator.classes_ if estimator.outputs_2d_ else [estimator.classes_])
+    ]
+    columns = codes.reshape(len(codes), len(counts)).T
+    votes = np.hstack([np.eye(n)[column] for n, column in zip(counts, columns, strict=True)])
     shares = found.mean(votes, found.weights(estimator, context), context)
-    return {"label": g.arg_max(shares), "probabilities": shares}
+    if not estimator.outputs_2d_:
+        return {"label": g.arg_max(shares), "probabilities": shares}
+    parts = [g.columns(shares, *place) for place in several_places(counts)]
+    return {"label": labels_of(parts, context), **probabilities_of(parts)}
 
 
 @lowers(KNeighborsRegressor)

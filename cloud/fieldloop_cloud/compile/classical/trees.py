@@ -4,6 +4,7 @@ The leaf that a float32 row reaches is scikit-learn's, rows on a threshold and m
 included (`compile.forest`). Covers DecisionTree*, ExtraTree*, RandomForest* and ExtraTrees*.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ from sklearn.tree import (
     ExtraTreeRegressor,
 )
 
+from fieldloop_cloud.compile.classical.several import (
+    labels_of,
+    probabilities_of,
+    several_places,
+)
 from fieldloop_cloud.compile.forest import Forest, Tree
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.value import Value
@@ -28,17 +34,29 @@ from fieldloop_cloud.compile.value import Value
 @lowers(DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier, ExtraTreesClassifier)
 def tree_classifier(estimator: Any, value: Value, context: Context) -> Outputs:
     """Mean of the trees' class probabilities; the label is the first largest."""
-    if estimator.n_outputs_ != 1:
-        raise context.refuse(
-            f"it was fitted on {estimator.n_outputs_} targets",
-            parameter="n_outputs_",
-            advice="Fit one classifier for each target.",
-        )
     trees = [tree_of(fitted) for fitted in members(estimator)]
+    if estimator.n_outputs_ != 1:
+        return _several_targets(estimator, trees, value, context)
     sums = Forest(trees).sums(context, value)
     return {
         "label": context.graph.arg_max(sums.tensor),
         "probabilities": sums.real(1 / len(trees)),
+    }
+
+
+def _several_targets(estimator: Any, trees: list[Tree], value: Value, context: Context) -> Outputs:
+    """One walk for all targets: a leaf holds the probabilities of each, side by side."""
+    g = context.graph
+    counts = [int(count) for count in np.ravel(estimator.n_classes_)]
+    # scikit-learn gives every target as many columns as the one with the most classes needs.
+    kept = [max(counts) * target + k for target, n in enumerate(counts) for k in range(n)]
+    trees = [replace(tree, values=tree.values[:, kept]) for tree in trees]
+    places = several_places(counts)
+    sums = Forest(trees, targets=tuple(slice(*place) for place in places)).sums(context, value)
+    shares = sums.real(1 / len(trees))
+    return {
+        "label": labels_of([g.columns(sums.tensor, *place) for place in places], context),
+        **probabilities_of([g.columns(shares, *place) for place in places]),
     }
 
 

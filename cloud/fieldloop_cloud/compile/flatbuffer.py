@@ -3,6 +3,9 @@
 `Model` collects what `graph` emits and packs it with LiteRT's own schema classes. The bytes depend
 on nothing but the calls made, so the same model gives the same file every time. Constants are
 stored once, however often they are used, and lie on 16-byte borders as the runtime expects.
+
+Small models are mostly their graph, so that is kept small too: tensors within have no names, and
+equal shapes, names and options are written once.
 """
 
 from typing import Any
@@ -43,6 +46,44 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the schema has no
         schema.BufferStart(builder)
         schema.BufferAddData(builder, data)
         return int(schema.BufferEnd(builder))
+
+
+class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]  # no types
+    """A builder that writes equal vectors of numbers, equal strings and equal options once."""
+
+    def __init__(self) -> None:
+        super().__init__(1024)
+        self.written: dict[Any, int] = {}
+
+    def CreateNumpyVector(self, x: NDArray[Any]) -> int:  # noqa: N802 - the library's name
+        key = (x.dtype.str, x.tobytes())
+        if key not in self.written:
+            self.written[key] = int(super().CreateNumpyVector(x))
+        return self.written[key]
+
+    def CreateString(  # noqa: N802 - the library's name
+        self, s: str, encoding: str = "utf-8", errors: str = "strict"
+    ) -> int:
+        if s not in self.written:
+            self.written[s] = int(super().CreateString(s, encoding, errors))
+        return self.written[s]
+
+
+class _SharedOptions:
+    """An op's options, written once for all ops that have the same."""
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+        entries = sorted(vars(options).items())
+        self._key = (
+            type(options).__name__,
+            repr([(k, np.asarray(v).tolist()) for k, v in entries]),
+        )
+
+    def Pack(self, builder: _SharingBuilder) -> int:  # noqa: N802 - the schema's name
+        if self._key not in builder.written:
+            builder.written[self._key] = int(self._options.Pack(builder))
+        return builder.written[self._key]
 
 
 class Model:
@@ -98,7 +139,10 @@ class Model:
         metadata.buffer = self.buffer(note)
         model.metadata = [metadata]
         model.buffers = self._buffers
-        builder = flatbuffers.Builder(1024)
+        for operator in (op for graph in self.subgraphs for op in graph.operators):
+            if operator.builtinOptions is not None:
+                operator.builtinOptions = _SharedOptions(operator.builtinOptions)
+        builder = _SharingBuilder()
         builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
         return bytes(builder.Output())
 

@@ -106,7 +106,7 @@ class Graph(Ops):
             )
         key = (self.model.buffer(array), wanted, array.shape)
         if key not in self._constants:
-            tensor = self._tensor(name or f"const{len(self._constants)}", array.shape, wanted)
+            tensor = self._tensor(name, array.shape, wanted)
             tensor = Tensor(tensor.index, tensor.shape, tensor.dtype, self, array)
             self._graph.tensors[tensor.index].buffer = key[0]
             self._constants[key] = tensor
@@ -145,12 +145,9 @@ class Graph(Ops):
         version = version_for(op, inputs, results, **features)
         operator = schema.OperatorT()
         operator.opcodeIndex = self.model.opcode(op, version)
-        operator.inputs = [tensor.index for tensor in inputs]
-        made = tuple(
-            self._tensor(f"{op.lower()}{len(self._graph.operators)}", shape, dtype)
-            for shape, dtype in results
-        )
-        operator.outputs = [tensor.index for tensor in made]
+        operator.inputs = np.array([tensor.index for tensor in inputs], np.int32)
+        made = tuple(self._tensor("", shape, dtype) for shape, dtype in results)
+        operator.outputs = np.array([tensor.index for tensor in made], np.int32)
         if options is not None:
             operator.builtinOptions = options
             operator.builtinOptionsType = getattr(
@@ -203,7 +200,7 @@ class Graph(Ops):
 
     def _tensor(self, name: str, shape: tuple[int, ...], dtype: str) -> Tensor:
         entry = schema.TensorT()
-        entry.name = name
+        entry.name = name or None
         entry.type = TENSOR_TYPES[dtype]
         entry.buffer = 0
         entry.shape = np.array([max(size, 1) if size < 0 else size for size in shape], np.int32)

@@ -253,3 +253,18 @@ def test_the_file_names_the_oldest_runtime_that_runs_it():
     assert facts.min_runtime.encode() in data
     assert not facts.custom_ops
     assert facts.inputs[0].shape == (-1, 3)
+
+
+def test_what_is_equal_in_the_graph_is_written_once(tflite214):
+    def chain(length):
+        g = Graph(Model())
+        x = g.input("x", (-1, 3), "float32")
+        for _ in range(length):
+            x = g.relu(x)
+        g.output("y", x)
+        return g.finish()
+
+    # An op takes its table, its tensor's table and the numbers of its input and output.
+    assert (len(chain(101)) - len(chain(1))) / 100 <= 90
+    rows = np.array([[1, -2, 3]], np.float32)
+    assert tflite214.run(chain(40), [rows])[0][0].tolist() == [[1, 0, 3]]

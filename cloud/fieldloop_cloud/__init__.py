@@ -21,30 +21,55 @@ if TYPE_CHECKING:
     from fieldloop_cloud.compile.lowering import lowers, supported
     from fieldloop_cloud.data.dataset import Dataset
     from fieldloop_cloud.release.builder import bundle
+    from fieldloop_cloud.release.microcontroller import export_c
+    from fieldloop_cloud.train.nets import (
+        Augmentation,
+        NetSettings,
+        estimate,
+        plan_net,
+        train_net,
+    )
+    from fieldloop_cloud.train.prune.prune import prune, prune_magnitude
     from fieldloop_cloud.train.run import Run
     from fieldloop_cloud.train.trainer import train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Augmentation",
     "Dataset",
+    "NetSettings",
     "Run",
     "__version__",
     "bundle",
+    "estimate",
+    "export_c",
     "lowers",
+    "plan_net",
+    "prune",
+    "prune_magnitude",
     "supported",
     "to_tflite",
     "train",
+    "train_net",
 ]
 
 _HOMES = {
+    "Augmentation": "fieldloop_cloud.train.nets",
     "Dataset": "fieldloop_cloud.data.dataset",
+    "NetSettings": "fieldloop_cloud.train.nets",
     "Run": "fieldloop_cloud.train.run",
     "bundle": "fieldloop_cloud.release.builder",
+    "estimate": "fieldloop_cloud.train.nets",
+    "export_c": "fieldloop_cloud.release.microcontroller",
     "lowers": "fieldloop_cloud.compile.lowering",
+    "plan_net": "fieldloop_cloud.train.nets",
+    "prune": "fieldloop_cloud.train.prune.prune",
+    "prune_magnitude": "fieldloop_cloud.train.prune.prune",
     "supported": "fieldloop_cloud.compile.lowering",
     "to_tflite": "fieldloop_cloud.compile.api",
     "train": "fieldloop_cloud.train.trainer",
+    "train_net": "fieldloop_cloud.train.nets",
 }
 
 

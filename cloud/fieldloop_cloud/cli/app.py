@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "bundle": "release:bundle_command",
     "provision": "release:provision_command",
     "flash": "release:flash_command",
+    "export": "export:export_command",
     "serve": "serve:serve_command",
     "rollout": "rollout:rollout_group",
     "fleet": "fleet:fleet_group",

@@ -33,7 +33,7 @@ TENSOR_TYPES: dict[str, int] = {
 """NumPy's names of the types a tensor may have."""
 
 
-class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the schema has no types
+class AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the schema has no types
     """A buffer whose bytes start on a 16-byte border (the generated class aligns to one byte)."""
 
     def Pack(self, builder: Any) -> int:  # noqa: N802 - the schema's name
@@ -105,7 +105,7 @@ class Model:
         key = raw.tobytes()
         if key not in self._buffer_index:
             self._buffer_index[key] = len(self._buffers)
-            self._buffers.append(_AlignedBuffer(data=key))
+            self._buffers.append(AlignedBuffer(data=key))
         return self._buffer_index[key]
 
     def opcode(self, name: str, version: int) -> int:

@@ -1,0 +1,199 @@
+"""C source for microcontrollers: compiled with a C compiler, compared byte by byte."""
+
+import re
+import shutil
+import subprocess
+
+import msgspec
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from tests.support.commands import fieldloop
+from tests.support.parts import missing
+
+import fieldloop_cloud as fl
+from fieldloop.codec import Codec
+from fieldloop.errors import ConfigError, GateError, UnsupportedError
+from fieldloop.interpreter import open_engine
+from fieldloop.signature import FeatureSpec
+from fieldloop_cloud.compile.micro.source import identifier
+from fieldloop_cloud.compile.saved import save_compiled
+from fieldloop_cloud.release.microcontroller import export_c
+
+X, Y = load_iris(return_X_y=True)
+NASTY = ['quote " and \\ back', "trigraph ??/", "line\nbreak */ // é", "50 °C"]
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """A classical model with awkward labels, and features with units and categories."""
+    features = [FeatureSpec(name=name, unit="cm") for name in NASTY]
+    names = np.array(NASTY[:3], dtype=object)[Y]
+    fitted = LogisticRegression(max_iter=500).fit(X, names)
+    return fl.to_tflite(fitted, example=X, features=features, precision="int8")
+
+
+@pytest.fixture
+def run_c(tmp_path):
+    """Compile a main file with a model's C source as strictly as can be, and run it."""
+    compiler = shutil.which("gcc") or missing("no C compiler")
+
+    def run(folder, name, body):
+        main = tmp_path / "main.c"
+        main.write_text(
+            f'#include <stdio.h>\n#include "{name}.h"\nint main(void) {{\n{body}\nreturn 0;\n}}\n'
+        )
+        program = tmp_path / "program"
+        flags = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{folder}"]
+        files = [str(main), str(folder / f"{name}.c")]
+        subprocess.run([compiler, *flags, *files, "-o", str(program), "-lm"], check=True)
+        return subprocess.run([str(program)], check=True, capture_output=True).stdout
+
+    return run
+
+
+def test_the_array_holds_the_model_byte_by_byte_on_its_border(linear, tmp_path, run_c):
+    made = export_c(linear, tmp_path / "c", name="flowers", allow_float=True)
+    said = run_c(
+        tmp_path / "c",
+        "flowers",
+        "if ((uintptr_t)flowers_model % 16) return 1;\n"
+        "if (flowers_model_bytes != FLOWERS_MODEL_BYTES) return 2;\n"
+        "fwrite(flowers_model, 1, flowers_model_bytes, stdout);",
+    )
+    assert said == (tmp_path / "c" / "flowers.tflite").read_bytes()
+    assert made.size_bytes == len(said)
+
+
+def test_labels_and_features_survive_any_character(linear, tmp_path, run_c):
+    export_c(linear, tmp_path / "c", name="flowers", allow_float=True)
+    said = run_c(
+        tmp_path / "c",
+        "flowers",
+        "for (int i = 0; i < FLOWERS_FEATURE_COUNT; ++i)\n"
+        '  printf("%s%c", flowers_feature_names[i], 0);\n'
+        "for (int i = 0; i < FLOWERS_LABELS_COUNT; ++i)\n"
+        '  printf("%s%c", flowers_labels[i], 0);',
+    )
+    texts = said.decode().split("\0")[:-1]
+    assert texts == [*linear.signature.feature_names, *map(str, linear.signature.labels)]
+
+
+def test_the_firmware_quantizes_as_the_codec_does(linear, tmp_path, run_c):
+    export_c(linear, tmp_path / "c", name="flowers", allow_float=True)
+    rows = np.concatenate([X[::10], X[:2] * 100, -X[:2] * 100]).astype(np.float32)
+    values = ", ".join(f"{float(value)!r}" for value in rows.ravel())
+    said = run_c(
+        tmp_path / "c",
+        "flowers",
+        f"static const double rows[] = {{{values}}};\n"
+        "for (unsigned i = 0; i < sizeof rows / sizeof *rows; ++i)\n"
+        '  printf("%d ", flowers_quantize_input(rows[i], (int)(i % 4)));',
+    )
+    wanted = Codec(linear.signature).tensors(rows)[0]
+    assert [int(word) for word in said.split()] == wanted.ravel().tolist()
+
+
+def test_the_exported_flatbuffer_answers_as_the_compiled_one(linear, tmp_path):
+    export_c(linear, tmp_path, name="flowers", allow_float=True)
+    engine = open_engine((tmp_path / "flowers.tflite").read_bytes())
+    codes = Codec(linear.signature).tensors(X.astype(np.float32))[0]
+    said = [[answer.tolist() for answer in engine.run([row[np.newaxis]])] for row in codes[:20]]
+    wanted = open_engine(linear.tflite).run([codes[:20]])
+    for index, answer in enumerate(wanted):
+        np.testing.assert_allclose([row[index][0] for row in said], answer, rtol=1e-6)
+
+
+def test_the_resolver_registers_each_op_once(linear, tmp_path):
+    made = export_c(linear, tmp_path, name="flowers", allow_float=True)
+    text = (tmp_path / "flowers_ops.h").read_text()
+    assert tuple(re.findall(r"resolver\.(\w+)\(\)", text)) == made.methods
+    assert f"MicroMutableOpResolver<{len(made.methods)}>" in text
+    assert "AddFullyConnected" in made.methods
+
+
+def test_a_forest_is_refused_with_the_ops_that_micro_lacks(tmp_path):
+    forest = RandomForestClassifier(5, max_depth=4, random_state=0).fit(X, Y)
+    compiled = fl.to_tflite(forest, example=X, precision="int8")
+    with pytest.raises(UnsupportedError, match=r"GATHER of int32") as caught:
+        export_c(compiled, tmp_path / "c", allow_float=True)
+    assert "SUM of int32 (once)" in caught.value.what
+    assert "distill" in caught.value.advice
+    assert not (tmp_path / "c").exists()
+
+
+def test_floating_point_needs_consent_and_is_named(linear, tmp_path):
+    with pytest.raises(UnsupportedError, match=r"FULLY_CONNECTED of float32 \(once\)"):
+        export_c(linear, tmp_path)
+
+
+TARGET = """
+name = "tiny"
+runtime = "tflite-micro"
+runtime_version = "2.14.0"
+precisions = ["int8"]
+ram_bytes = {ram}
+flash_bytes = 100000
+max_model_bytes = {flash}
+latency_budget_ms = 5.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("ram", "flash", "what"), [(1000, 90000, "arena"), (90000, 1000, "flatbuffer")]
+)
+def test_what_does_not_fit_is_refused_by_how_much(linear, tmp_path, ram, flash, what):
+    target = tmp_path / "tiny.toml"
+    target.write_text(TARGET.format(ram=ram, flash=flash))
+    with pytest.raises(GateError, match=what) as caught:
+        export_c(linear, tmp_path / "c", target=target, allow_float=True)
+    needed, over = re.findall(r"([\d,]+)(?: bytes, | more)", caught.value.what)[:2]
+    assert int(needed.replace(",", "")) - int(over.replace(",", "")) == 1000
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_target_that_is_no_microcontroller_is_refused(linear, tmp_path):
+    with pytest.raises(ConfigError, match="runs ai-edge-litert"):
+        export_c(linear, tmp_path, target="pi4")
+
+
+def test_nothing_is_overwritten_unasked(linear, tmp_path):
+    export_c(linear, tmp_path, allow_float=True)
+    with pytest.raises(ConfigError, match="exist already"):
+        export_c(linear, tmp_path, allow_float=True)
+    assert export_c(linear, tmp_path, allow_float=True, force=True).name == "model"
+
+
+def test_the_command_takes_a_file_with_its_signature(linear, tmp_path):
+    save_compiled(linear, tmp_path / "my flowers.tflite")
+    done = fieldloop(
+        "export", tmp_path / "my flowers.tflite", "-o", tmp_path / "c", "--allow-float", "--json"
+    )
+    assert done.code == 0, done.err
+    assert done.result["name"] == "my_flowers"
+    assert (tmp_path / "c" / "my_flowers.h").exists()
+    assert done.result["signature"]["features"][0]["name"] == NASTY[0]
+    again = fieldloop("export", tmp_path / "my flowers.tflite", "-o", tmp_path / "d")
+    assert again.code == 2
+    assert "floating point" in again.err
+
+
+def test_names_in_c_are_identifiers():
+    for text in ("7", "", "é", "a b", "_x", "A-1"):
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", identifier(text))
+
+
+def test_two_targets_have_two_tables_of_labels(linear, tmp_path):
+    signature = linear.signature
+    target = type(signature.targets[0])
+    several = msgspec.structs.replace(
+        signature,
+        targets=(target(name="kind", labels=("a", "b")), target(name="size", labels=("s", "m"))),
+    )
+    compiled = type(linear)(linear.tflite, several, linear.evidence, linear.precision)
+    export_c(compiled, tmp_path, allow_float=True)
+    text = (tmp_path / "model.c").read_text()
+    assert "model_kind_labels[2]" in text
+    assert "model_size_labels[2]" in text

@@ -56,12 +56,12 @@ def run_worker(
         progress: Receives what the worker reports.
     """
     log = job / "stderr.txt"
-    process = _start(module, job, log)
+    process = start(module, job, log)
     expired = threading.Event()
 
     def expire() -> None:
         expired.set()
-        _kill(process)
+        kill(process)
 
     timer = threading.Timer(timeout_s, expire) if timeout_s is not None else None
     try:
@@ -70,12 +70,12 @@ def run_worker(
             timer.start()
         assert process.stdout is not None
         for line in process.stdout:
-            _forward(line, progress)
+            forward(line, progress)
         process.wait()
     finally:
         if timer is not None:
             timer.cancel()
-        _kill(process)
+        kill(process)
         process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
@@ -84,7 +84,8 @@ def run_worker(
     return WorkerEnd(code=process.returncode, timed_out=expired.is_set(), tail=tail)
 
 
-def _start(module: str, job: Path, log: Path) -> "subprocess.Popen[bytes]":
+def start(module: str, job: Path, log: Path) -> "subprocess.Popen[bytes]":
+    """Start a worker in a process group of its own; its standard error goes to `log`."""
     environment = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
@@ -104,13 +105,15 @@ def _start(module: str, job: Path, log: Path) -> "subprocess.Popen[bytes]":
         )
 
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a worker and what it started."""
     # The worker leads its own group, so what it started goes with it.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _forward(line: bytes, progress: Progress) -> None:
+def forward(line: bytes, progress: Progress) -> None:
+    """Pass on a line if it is progress."""
     text = line.decode(errors="replace")
     if not text.startswith(_MARK):
         return  # libraries print too

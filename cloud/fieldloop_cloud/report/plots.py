@@ -16,6 +16,8 @@ WARN = "#c92a2a"
 PALETTE = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#a61e4d", "#364fc7")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
+_LEGEND_COLUMNS = 5
+
 
 def figure(width: float = 6.4, height: float = 3.6) -> Any:
     """Return an empty matplotlib figure of this size in inches; no global state is touched."""
@@ -64,7 +66,7 @@ def front(
         xlabel: The cost's name and unit.
         ylabel: The score's name.
     """
-    drawing = figure()
+    drawing = figure(height=4.6)
     made = axes(drawing, xlabel=xlabel, ylabel=ylabel)
     _logarithmic(made)
     names = list(dict.fromkeys(point[0] for point in points))
@@ -95,7 +97,7 @@ def front(
         label="chosen",
         zorder=3,
     )
-    _legend(made, len(names) + 1)
+    _legend(made, min(len(names) + 1, _LEGEND_COLUMNS))
     return data_uri(drawing)
 
 

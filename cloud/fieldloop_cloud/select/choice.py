@@ -22,10 +22,11 @@ NEGLIGIBLE_LATENCY = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """One limit of the target that a variant breaks: a sentence, and by which factor."""
+    """One limit of the target that a variant breaks: a sentence, by which factor, its name."""
 
     text: str
     factor: float
+    name: str
 
 
 def overruns(measured: Measured, target: Target) -> tuple[Overrun, ...]:
@@ -33,18 +34,21 @@ def overruns(measured: Measured, target: Target) -> tuple[Overrun, ...]:
     found = []
     if measured.size_bytes > target.max_model_bytes:
         text = f"{measured.size_bytes:,} bytes of {target.max_model_bytes:,}"
-        found.append(Overrun(text, measured.size_bytes / target.max_model_bytes))
+        found.append(Overrun(text, measured.size_bytes / target.max_model_bytes, "bytes"))
     p90 = device_latency_ms(measured, target)
     if p90 > target.latency_budget_ms:
         text = f"{p90:.3g} ms (90th percentile, estimated) of {target.latency_budget_ms:g} ms"
-        found.append(Overrun(text, p90 / target.latency_budget_ms))
+        found.append(Overrun(text, p90 / target.latency_budget_ms, "latency"))
+    if measured.arena_bytes > target.ram_bytes:
+        text = f"{measured.arena_bytes:,} bytes of memory of {target.ram_bytes:,}"
+        found.append(Overrun(text, measured.arena_bytes / target.ram_bytes, "memory"))
     if measured.precision not in target.precisions:
         text = f"{measured.precision} where the device runs {', '.join(target.precisions)}"
-        found.append(Overrun(text, float("inf")))
+        found.append(Overrun(text, float("inf"), "precision"))
     need, have = version_tuple(measured.min_runtime), version_tuple(target.runtime_version)
     if need is not None and have is not None and need > have:
         text = f"runtime {measured.min_runtime} where the device has {target.runtime_version}"
-        found.append(Overrun(text, float("inf")))
+        found.append(Overrun(text, float("inf"), "runtime"))
     return tuple(found)
 
 
@@ -74,7 +78,12 @@ class Choice:
 
 
 def choose(
-    front: Sequence[_M], target: Target, baseline: Estimate, *, skipped: Sequence[Skipped] = ()
+    front: Sequence[_M],
+    target: Target,
+    baseline: Estimate,
+    *,
+    skipped: Sequence[Skipped] = (),
+    floor: float | None = None,
 ) -> Choice:
     """Choose one variant.
 
@@ -83,6 +92,7 @@ def choose(
         target: The device class.
         baseline: The dummy model's score on the same rows.
         skipped: What is not in the front, for the error's words.
+        floor: Lowest validation score that is acceptable.
 
     Raises:
         GateError: Nothing was measured, nothing fits the device (the error says by how much the
@@ -105,13 +115,36 @@ def choose(
             f"the dummy model {baseline.value:.3f}",
             advice="Bring more rows, or features that say something about the target.",
         )
+    if floor is not None and best.score < floor:
+        raise _below(floor, best, passed)
     error = _standard_error(best)
-    tied = [item for item in fitting if item.score >= best.score - error]
+    mark = best.score - error if floor is None else max(best.score - error, floor)
+    tied = [item for item in fitting if item.score >= mark]
     chosen = min(tied, key=lambda item: (cost(item, target), -item.score))
     return Choice(
         next(index for index, item in enumerate(front) if item is chosen),
         _why(chosen, best, tied, error, target),
     )
+
+
+def _below(floor: float, best: Measured, passed: Sequence[Measured]) -> GateError:
+    too_large = max((item for item in passed if item.over_budget), key=_score, default=None)
+    beyond = ""
+    if too_large is not None and too_large.score >= floor:
+        beyond = (
+            f"; {too_large.name} would with {_interval(too_large)}, but takes "
+            f"{too_large.over_budget}"
+        )
+    return GateError(
+        f"no model reaches the floor of {floor:g} in {best.metric}: the best that fits, "
+        f"{best.name}, has {_interval(best)}{beyond}",
+        advice="Search longer (--trials), bring more rows or better features, raise the device's "
+        "limits, or lower the floor.",
+    )
+
+
+def _score(measured: Measured) -> float:
+    return measured.score
 
 
 def _standard_error(measured: Measured) -> float:

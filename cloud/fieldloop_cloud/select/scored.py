@@ -32,6 +32,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         quantizer: What quantized a net; empty for float32 and for classical models.
         kept_float: Layers of a `mixed` net that stay in float.
         warnings: What makes the ranges of the integers doubtful.
+        trial: Number of its trial in the search; 0 for the candidate's best one.
     """
 
     candidate: str
@@ -53,11 +54,13 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     quantizer: str = ""
     kept_float: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    trial: int = 0
 
     @property
     def name(self) -> str:
-        """The variant's name: `<candidate>.<precision>`."""
-        return f"{self.candidate}.{self.precision}"
+        """The variant's name: `<candidate>.<precision>`, for further trials `<candidate>-<n>.…`."""
+        number = f"-{self.trial}" if self.trial else ""
+        return f"{self.candidate}{number}.{self.precision}"
 
 
 class Scored(Measured, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Fitting a classical candidate: its portfolio on the training rows, the best by validation."""
+"""Fitting one setting of a classical candidate."""
 
 import time
 import warnings
@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop.errors import DataError
+from fieldloop.errors import DataError, GateError
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.select.candidates import Candidate, Settings
-from fieldloop_cloud.train.metrics import estimate
 
 _PILOT_ROWS = 2000
 _SIZED_ROWS = 64
@@ -24,68 +23,44 @@ class Fitted:
 
     Attributes:
         model: The fitted scikit-learn Pipeline; classes are indices into the data's labels.
-        parameters: The setting as text.
-        train_s: Seconds for the whole portfolio.
+        settings: What it was built with, shrunk where the device asked for it.
+        train_s: Seconds that fitting took.
     """
 
     model: Any
-    parameters: dict[str, str]
+    settings: Settings
     train_s: float
 
 
 def fit(
-    candidate: Candidate,
-    train: Dataset,
-    validation: Dataset,
-    *,
-    metric: str,
-    seed: int,
-    max_model_bytes: int,
-    deadline: float,
+    candidate: Candidate, settings: Settings, train: Dataset, *, seed: int, max_model_bytes: int
 ) -> Fitted:
-    """Fit each setting of the portfolio until the deadline and keep the best.
+    """Fit a setting, and smaller ones until the device can hold the flatbuffer.
 
     Args:
         candidate: A classical one.
+        settings: A point of its space.
         train: Rows to fit on.
-        validation: Rows to choose the setting by.
-        metric: What to choose by; more is better.
-        seed: Of the estimators.
+        seed: Of the estimator.
         max_model_bytes: The device's limit, for estimators that can be sized.
-        deadline: On `time.monotonic`'s clock; at least one setting is fitted.
+
+    Raises:
+        DataError: The estimator cannot be fitted on these rows.
     """
-    started = time.monotonic()
-    best: tuple[float, Any, dict[str, Any]] | None = None
-    for entry in candidate.portfolio:
-        if best is not None and time.monotonic() >= deadline:
-            break
-        model, settings = _fitted(candidate, train, entry, seed, max_model_bytes)
-        said = np.asarray(model.predict(features(validation)))
-        score = estimate(metric, validation.y, said).value
-        if best is None or score > best[0]:
-            best = (score, model, settings)
-    assert best is not None
-    _, model, settings = best
-    parameters = {key: str(value) for key, value in settings.items()}
-    return Fitted(model, parameters, time.monotonic() - started)
-
-
-def _fitted(
-    candidate: Candidate, train: Dataset, settings: Settings, seed: int, max_model_bytes: int
-) -> tuple[Any, Settings]:
-    """Fit a setting, and smaller ones until the device can hold the flatbuffer."""
     assert candidate.build is not None
+    started = time.monotonic()
     while True:
         model = candidate.build(train, settings, seed)
-        _fit_quietly(model, train)
+        fit_quietly(model, train)
         if candidate.shrink is None:
-            return model, settings
+            break
         example = features(train.take(np.arange(min(_SIZED_ROWS, len(train)))))
         size = len(to_tflite(model, example=example).tflite)
         smaller = candidate.shrink(settings, max_model_bytes / size)
         if size <= max_model_bytes or smaller is None:
-            return model, settings
+            break
         settings = smaller
+    return Fitted(model, settings, time.monotonic() - started)
 
 
 def features(dataset: Dataset) -> NDArray[np.float64]:
@@ -93,26 +68,56 @@ def features(dataset: Dataset) -> NDArray[np.float64]:
     return dataset.flat.astype(np.float64)
 
 
-def estimated_seconds(candidate: Candidate, train: Dataset, *, seed: int) -> float:
+def check_time(
+    candidate: Candidate, settings: Settings, train: Dataset, *, seed: int, left_s: float
+) -> None:
+    """Refuse a fit that would not end in time, by a fit on some rows; small data always pass.
+
+    Raises:
+        GateError: It would take longer than `left_s`.
+    """
+    expected = estimated_seconds(candidate, settings, train, seed=seed)
+    if expected > left_s:
+        raise GateError(
+            f"it would take about {expected:.0f} s, and {left_s:.0f} s were left",
+            advice="Raise the time budget.",
+        )
+
+
+def estimated_seconds(
+    candidate: Candidate, settings: Settings, train: Dataset, *, seed: int
+) -> float:
     """Estimate one fit's seconds from a fit on some rows; 0 where the data are small anyway."""
     if len(train) <= 2 * _PILOT_ROWS:
         return 0.0
     assert candidate.build is not None
-    random = np.random.default_rng(seed)
-    pilot = train.take(np.sort(random.permutation(len(train))[:_PILOT_ROWS]))
-    model = candidate.build(pilot, candidate.portfolio[0], seed)
+    pilot = some_rows(train, _PILOT_ROWS, seed=seed)
+    model = candidate.build(pilot, settings, seed)
     started = time.monotonic()
-    _fit_quietly(model, pilot)
+    fit_quietly(model, pilot)
     taken = time.monotonic() - started
     return float(taken * (len(train) / len(pilot)) ** candidate.growth)
 
 
-def _fit_quietly(model: Any, train: Dataset) -> None:
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - only when training
+def some_rows(data: Dataset, count: int, *, seed: int) -> Dataset:
+    """Return so many rows drawn at random, at least one of each class that has any."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(data))
+    if data.labels:
+        first = np.unique(data.y[order], return_index=True)[1]
+        order = np.concatenate([order[first], np.delete(order, first)])
+    return data.take(np.sort(order[:count]))
 
+
+def fit_quietly(model: Any, train: Dataset) -> None:
+    """Fit a pipeline on rows; a solver that stops early is judged by its score like any other.
+
+    Raises:
+        DataError: The estimator refuses the rows, or memory is exhausted.
+    """
     with warnings.catch_warnings():
-        # A solver that stops early is judged by its score on the validation rows like any other.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        # Warnings of convergence, of constant columns, of collinear ones: the score tells.
+        warnings.simplefilter("ignore")
         try:
             model.fit(features(train), train.y)
         except (ValueError, MemoryError) as error:

@@ -50,7 +50,7 @@ class Ending:
             precision: estimates(test.task, test.y, given.predicted, seed=bench.seed)
             for precision, given in said.items()
         }
-        held_out = _answers(chosen, bench.validation)
+        held_out = chosen.held_out or _answers(chosen, bench.validation)
         return Run(
             data=self.data.name,
             data_sha256=self.data.sha256,

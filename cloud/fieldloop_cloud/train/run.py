@@ -21,7 +21,7 @@ from fieldloop.signature import Signature
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.data.seal import Opening
 from fieldloop_cloud.files import write_file
-from fieldloop_cloud.select.scored import Measured, Scored, Skipped
+from fieldloop_cloud.select.scored import Measured, Scored, SearchRecord, Skipped
 from fieldloop_cloud.train.metrics import Estimate
 
 
@@ -55,6 +55,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         notes: What else the reader should know.
         tools: Versions.
         elapsed_s: Seconds from start to end.
+        search: How many trials there were and how they ended; None in runs of older versions.
     """
 
     data: str
@@ -73,6 +74,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     tools: dict[str, str] = {}
     elapsed_s: float = 0.0
+    search: SearchRecord | None = None
 
 
 class Run(RunRecord, frozen=True, kw_only=True):
@@ -171,11 +173,11 @@ class Run(RunRecord, frozen=True, kw_only=True):
 
 
 def shippable(front: tuple[Scored, ...], chosen: Scored) -> tuple[Scored, ...]:
-    """Return the chosen variant and the others of its candidate that passed and fit."""
+    """Return the chosen variant and the others of its trial that passed and fit."""
     others = (
         item
         for item in front
-        if item.candidate == chosen.candidate
+        if (item.candidate, item.trial) == (chosen.candidate, chosen.trial)
         and item.precision != chosen.precision
         and item.gate.passed
         and not item.over_budget

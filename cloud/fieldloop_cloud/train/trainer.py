@@ -1,6 +1,6 @@
 """`train`: from a data set and a device to a run, top to bottom.
 
-dataset -> split -> each candidate: fitted, compiled, quantized, measured, gated -> choice
+dataset -> split -> trials: each fitted, compiled, quantized, measured, gated -> choice
 -> the sealed test set, once -> reference profile and golden answers -> run
 """
 
@@ -15,20 +15,24 @@ from fieldloop.errors import ConfigError
 from fieldloop_cloud.compile.quantize import EPSILON, check_epsilon
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.data.split import split
+from fieldloop_cloud.data.split import Strategy, split
 from fieldloop_cloud.files import check_writable
 from fieldloop_cloud.release.targets import Target, load_target
 from fieldloop_cloud.report.html import write_run_report
 from fieldloop_cloud.select.candidates import portfolio
 from fieldloop_cloud.select.choice import choose
-from fieldloop_cloud.train.bench import Bench
+from fieldloop_cloud.select.search.search import LOCAL_NAME, SearchPlan, search
+from fieldloop_cloud.train.bench import bench_of
 from fieldloop_cloud.train.ending import Ending, dummy_score
 from fieldloop_cloud.train.metrics import METRICS
 from fieldloop_cloud.train.run import Run
-from fieldloop_cloud.train.trial import run_trials
 
 IMBALANCED_SHARE = 0.8
 """Above this share of one class, accuracy says too little and balanced accuracy decides."""
+
+
+_ENDING_S, _ENDING_SHARE = 3.0, 0.05
+"""Kept back of the budget for choosing, the test set and the report."""
 
 
 def train(
@@ -41,31 +45,54 @@ def train(
     candidates: Sequence[str] | None = None,
     metric: str | None = None,
     epsilon: float = EPSILON,
+    strategy: Strategy = "60-20-20",
+    trials: int | None = None,
+    search_s: float | None = None,
+    max_trial_s: float | None = None,
+    floor: float | None = None,
+    workers: int = 1,
+    study: str | None = None,
+    resume: bool = False,
     progress: Progress = quiet,
 ) -> Run:
-    """Train, compile and measure every candidate, and choose one for a device.
+    """Train, compile and measure candidates, and choose one for a device.
+
+    First comes the portfolio: of every family that suits the data a setting or two that are known
+    to be strong. With `trials` or `search_s` a search under the device's limits follows.
 
     Args:
         data: From `Dataset.load`.
         device: Target by name or TOML path.
-        budget_s: Time for training; candidates that no longer fit are skipped and say so.
-        seed: Same data, seed and machine: same split, same models, same scores.
+        budget_s: Time for all; trials that no longer fit are killed or skipped and say so.
+        seed: Same data, seed and machine: same split, same models, same scores, and with one
+            worker the same trials, unless a time limit cuts them short.
         out: Directory for the run and its report; None keeps it in memory.
         candidates: Only these (see `select.candidates`); None for all that suit the data.
         metric: What to choose by; by default accuracy (balanced where one class has over 80 %
             of the rows), or R².
         epsilon: Largest loss of score that a quantized variant may show.
+        strategy: `60-20-20`; `80-20`, which chooses by cross-validation and fits the chosen
+            on all rows but the test's; or `auto`, which decides by the data.
+        trials: Search for so many trials after the portfolio: the reproducible form.
+        search_s: Search until so many seconds have passed since the start.
+        max_trial_s: Longest time for one trial, training and compiling; then it is killed.
+        floor: Lowest validation score that is acceptable.
+        workers: Processes that search at the same time on this machine.
+        study: Database for the search, `postgresql://USER@HOST/DATABASE`, so that workers on
+            other machines can join (`fieldloop worker`); needs `out`, which they must reach too.
+        resume: Go on with the search that was interrupted in `out`.
         progress: Called with (stage, fraction, text) while it runs.
 
     Returns:
         The run: every measured variant, the chosen one and why.
 
     Raises:
-        ConfigError: An unknown device, candidate or metric, a budget that is not positive, or an
-            epsilon that is no share.
+        ConfigError: An unknown device, candidate, metric or split, a budget that is not positive,
+            an epsilon that is no share, or a search that cannot be resumed.
         DataError: Data that cannot be split.
         EnvironmentFaultError: `out` cannot be written; found out before anything is trained.
-        GateError: Nothing fits the device, or nothing beats the dummy model.
+        GateError: Nothing fits the device, nothing beats the dummy model, or nothing reaches
+            the floor.
     """
     started = time.monotonic()
     if not budget_s > 0:
@@ -73,31 +100,44 @@ def train(
     if not 0 <= seed < 1 << 32:
         raise ConfigError(f"{seed} is no seed", advice="Give a whole number from 0 to 2**32 - 1.")
     check_epsilon(epsilon)
+    plan = SearchPlan(
+        trials=trials,
+        search_s=search_s,
+        max_trial_s=max_trial_s,
+        workers=workers,
+        study=study,
+        name=LOCAL_NAME if study is None or out is None else Path(out).name,
+        resume=resume,
+    ).checked()
+    if out is None and (resume or study is not None):
+        raise ConfigError("a search that others join or resume needs a place", advice="Give out.")
     target = device if isinstance(device, Target) else load_target(device)
     wanted = portfolio(None if candidates is None else tuple(candidates))
     metric = _checked_metric(metric, data)
     if out is not None:
         check_writable(Path(out))
     progress("split", 0.0, f"{len(data)} rows of {data.name}")
-    parts = split(data, strategy="60-20-20", seed=seed)
-    bench = Bench(
-        train=data.take(parts.train).ranged(),
-        validation=data.take(parts.validation),
+    parts = split(data, strategy=strategy, seed=seed)
+    bench = bench_of(
+        data,
+        parts,
         target=target,
         metric=metric,
         epsilon=epsilon,
         seed=seed,
-        deadline=started + budget_s,
+        deadline=started + budget_s - min(_ENDING_S, _ENDING_SHARE * budget_s),
         progress=progress,
     )
-    front, skipped = run_trials(wanted, bench)
+    found = search(wanted, bench, plan, out=None if out is None else Path(out))
     progress("choose", 0.0, "choosing")
     baseline = dummy_score(bench)
-    choice = choose(front, target, baseline, skipped=skipped)
+    choice = choose(found.front, target, baseline, skipped=found.skipped, floor=floor)
     progress("test", 0.0, "opening the test set")
-    ending = Ending(data, parts, bench, front, skipped, baseline)
+    ending = Ending(data, parts, bench, found.front, found.skipped, baseline)
     run = msgspec.structs.replace(
-        ending.run(front[choice.index], choice.why), elapsed_s=time.monotonic() - started
+        ending.run(found.front[choice.index], choice.why),
+        elapsed_s=time.monotonic() - started,
+        search=found.record,
     )
     if out is not None:
         run = _written(run, Path(out))

@@ -1,85 +1,103 @@
-"""One trial a candidate: is it suitable, is there time, then fit it and climb the ladder.
-
-A candidate that cannot be used, compiled or finished in time is skipped with its reason; it never
-ends the run.
-"""
+"""One trial: fit one setting of a candidate, compile it, and climb the precision ladder."""
 
 import dataclasses
+import functools
+from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
-from fieldloop.errors import FieldloopError, UnsupportedError
+from fieldloop.errors import UnsupportedError
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.compile.compiled import Compiled
-from fieldloop_cloud.compile.keras import proven
 from fieldloop_cloud.compile.quantize import CLASSICAL_LADDER, NET_LADDER
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.select.candidates import Candidate
+from fieldloop_cloud.select.candidates import Candidate, Settings
 from fieldloop_cloud.select.scored import Scored, Skipped
 from fieldloop_cloud.train.bench import Bench
-from fieldloop_cloud.train.classical import estimated_seconds, features, fit
-from fieldloop_cloud.train.cnn import plan_cnn
-from fieldloop_cloud.train.deep import train_cnn
+from fieldloop_cloud.train.classical import check_time, features, fit, some_rows
+from fieldloop_cloud.train.crossing import cross
 from fieldloop_cloud.train.ladder import Trained, climb, rungs
+from fieldloop_cloud.train.measure import Answers
+from fieldloop_cloud.train.metrics import estimate
+from fieldloop_cloud.train.nets import plan_net, train_net
 
-_NET_MIN_S = 20.0
+NET_MIN_S = 20.0
 """TensorFlow's start and a conversion take this long before anything is learned."""
 
 
-def run_trials(
-    candidates: tuple[Candidate, ...], bench: Bench
-) -> tuple[tuple[Scored, ...], tuple[Skipped, ...]]:
-    """Run every candidate that suits the data and the time that is left.
+@dataclass(frozen=True, slots=True, eq=False)
+class TrialEnd:
+    """What a trial left.
 
-    Returns:
-        The measured variants in the order of measuring, and what was skipped with the reason.
+    Attributes:
+        scored: The measured variants, the float32 reference first.
+        skipped: Variants that are not among them, and why.
+        held_out: For each variant the folds' answers for the validation rows; empty without
+            folds, where the flatbuffer itself can be asked.
     """
-    front: list[Scored] = []
-    skipped: list[Skipped] = []
-    for number, candidate in enumerate(candidates):
-        bench.progress(candidate.name, number / len(candidates), f"candidate {candidate.name}")
-        try:
-            reason = _why_skip(candidate, bench)
-            if reason:
-                skipped.append(Skipped(name=candidate.name, reason=reason))
-                continue
-            trial = _deep if candidate.is_deep else _classical
-            ladder = NET_LADDER if candidate.is_deep else CLASSICAL_LADDER
-            measured, missing = climb(trial(candidate, bench), ladder, bench)
-        except FieldloopError as error:
-            skipped.append(Skipped(name=candidate.name, reason=str(error)))
-            continue
-        front += measured
-        skipped += missing
-    return tuple(front), tuple(skipped)
+
+    scored: tuple[Scored, ...]
+    skipped: tuple[Skipped, ...]
+    held_out: tuple[Answers, ...]
 
 
-def _why_skip(candidate: Candidate, bench: Bench) -> str:
-    reason = candidate.why_not(bench.train)
-    if reason:
-        return reason
-    left = bench.left_s
-    if left <= 0:
-        return "the time budget was used up before its turn"
+def run_trial(
+    candidate: Candidate, settings: Settings, bench: Bench, *, to_beat: float | None = None
+) -> TrialEnd:
+    """Run one trial in this process.
+
+    Args:
+        candidate: What to train.
+        settings: A point of its space.
+        bench: Rows, device and rules.
+        to_beat: Best score so far; cross-validation of a costly candidate ends early if its
+            first fold is clearly worse.
+
+    Raises:
+        FieldloopError: The candidate cannot be trained, or its float32 reference cannot be had.
+    """
     if candidate.is_deep:
-        short = left < _NET_MIN_S
-        return f"{left:.0f} s were left, a net needs at least {_NET_MIN_S:.0f} s" if short else ""
-    expected = estimated_seconds(candidate, bench.train, seed=bench.seed)
-    if expected > left:
-        return f"it would take about {expected:.0f} s, and {left:.0f} s were left"
-    return ""
+        bench = bench.held_out_once()
+        trained, ladder = _deep(candidate, bench), NET_LADDER
+    else:
+        trained, ladder = _classical(candidate, settings, bench, to_beat), CLASSICAL_LADDER
+    scored, skipped = climb(trained, ladder, bench)
+    held_out = trained.held_out
+    return TrialEnd(
+        scored=tuple(scored),
+        skipped=tuple(skipped),
+        held_out=tuple(held_out(item.precision) for item in scored) if held_out else (),
+    )
 
 
-def _classical(candidate: Candidate, bench: Bench) -> Trained:
+def screen(candidate: Candidate, settings: Settings, bench: Bench, *, row_count: int) -> float:
+    """Score a setting that was fitted on some of the training rows only; nothing is compiled."""
+    rows = some_rows(bench.train, row_count, seed=bench.seed)
+    limit = bench.target.max_model_bytes
+    model = fit(
+        dataclasses.replace(candidate, shrink=None),
+        settings,
+        rows,
+        seed=bench.seed,
+        max_model_bytes=limit,
+    ).model
+    said = np.asarray(model.predict(features(bench.validation)))
+    return estimate(bench.metric, bench.validation.y, said, seed=bench.seed).value
+
+
+def _classical(
+    candidate: Candidate, settings: Settings, bench: Bench, to_beat: float | None
+) -> Trained:
+    check_time(candidate, settings, bench.train, seed=bench.seed, left_s=bench.left_s)
+    folds = cross(candidate, settings, bench, to_beat=to_beat) if bench.folds else None
     fitted = fit(
         candidate,
+        settings,
         bench.train,
-        bench.validation,
-        metric=bench.metric,
         seed=bench.seed,
         max_model_bytes=bench.target.max_model_bytes,
-        deadline=bench.deadline,
     )
 
     def compile_to(precision: Precision) -> Compiled:
@@ -91,19 +109,24 @@ def _classical(candidate: Candidate, bench: Bench) -> Trained:
             labels=bench.train.labels or None,
             held_out=features(bench.validation),
         )
-        return _named(made, bench.train)
+        return named(made, bench.train)
 
     return Trained(
         name=candidate.name,
         compile_to=compile_to,
-        parameters=fitted.parameters,
-        train_s=fitted.train_s,
+        parameters={key: _text(value) for key, value in fitted.settings.items()},
+        train_s=fitted.train_s + (folds.train_s if folds else 0.0),
         model=fitted.model,
         calibration=bench.train.X,
+        held_out=functools.cache(folds.answers) if folds else None,
     )
 
 
-def _named(compiled: Compiled, data: Dataset) -> Compiled:
+def _text(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def named(compiled: Compiled, data: Dataset) -> Compiled:
     """Give a compiled model the data's own meaning of its columns or pixels, and the labels.
 
     Raises:
@@ -131,15 +154,13 @@ def _named(compiled: Compiled, data: Dataset) -> Compiled:
 
 
 def _deep(candidate: Candidate, bench: Bench) -> Trained:
-    data, probes = bench.train, bench.validation.X
-    assert data.image is not None
-    plan = plan_cnn(data.image, len(data.labels), max_model_bytes=bench.target.max_model_bytes)
+    data = bench.train
     calibration = bench.calibration().X
-    net = train_cnn(
-        plan,
+    net = train_net(
+        plan_net("cnn", data, max_model_bytes=bench.target.max_model_bytes),
         data,
+        validation=bench.validation,
         calibration=calibration,
-        probes=probes,
         precisions=rungs(NET_LADDER, bench.target),
         seed=bench.seed,
         budget_s=bench.left_s,
@@ -147,16 +168,7 @@ def _deep(candidate: Candidate, bench: Bench) -> Trained:
     )
 
     def compile_to(precision: Precision) -> Compiled:
-        if precision not in net.converted.models:
-            raise UnsupportedError(net.converted.failures[precision], where=candidate.name)
-        return proven(
-            net.converted.models[precision],
-            precision,
-            probes=probes,
-            answers=net.answers,
-            labels=data.labels,
-            image=data.image,
-        )
+        return named(net.compile_to(precision), data)
 
     return Trained(
         name=candidate.name,

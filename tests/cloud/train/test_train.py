@@ -16,7 +16,7 @@ from fieldloop.errors import ConfigError, EnvironmentFaultError, GateError
 from fieldloop.interpreter import open_engine
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.sources import from_arrays
-from fieldloop_cloud.data.split import three_way
+from fieldloop_cloud.data.split import split
 from fieldloop_cloud.data.tables import dataset_from_frame
 from fieldloop_cloud.release.targets import load_target
 from fieldloop_cloud.train.measure import answers, rows_for
@@ -42,14 +42,14 @@ def test_every_candidate_is_compiled_and_measured_in_every_precision(digits_run)
 def test_scores_are_those_of_the_flatbuffer_on_rows_never_trained_on(digits_run):
     run, _ = digits_run
     data = Dataset.load("sklearn:digits")
-    split = three_way(data, seed=0)
-    assert split.sha256 == run.split.sha256 == run.lineage.split_sha256
+    parts = split(data, seed=0)
+    assert parts.sha256 == run.split.sha256 == run.lineage.split_sha256
     codec = Codec(run.signature)
     engine = open_engine(run.chosen.compiled.tflite)
-    raw = [data.raw(int(row)) for row in split.test]
+    raw = [data.raw(int(row)) for row in parts.test]
     rows = codec.encode_rows(raw)
     predictions = codec.decode(engine.run(codec.tensors(rows)), rows=rows)
-    truth = [data.label(int(row)) for row in split.test]
+    truth = [data.label(int(row)) for row in parts.test]
     said = [prediction.label for prediction in predictions]
     assert run.score(run.chosen.precision) == pytest.approx(accuracy_score(truth, said))
     np.testing.assert_array_equal(run.confusion, confusion_matrix(truth, said))
@@ -180,7 +180,7 @@ def test_a_gap_among_the_validation_rows_alone_costs_only_the_integer_variant():
     random = np.random.default_rng(0)
     X = random.normal(size=(60, 3))
     y = (X[:, 0] > 0).astype(int)
-    X[three_way(from_arrays(X, y), seed=0).validation[0], 1] = np.nan
+    X[split(from_arrays(X, y), seed=0).validation[0], 1] = np.nan
     run = train(from_arrays(X, y), candidates=["logistic"])
     assert "logistic.float32" in {item.name for item in run.front}
     reasons = {item.name: item.reason for item in run.skipped}

@@ -1,0 +1,74 @@
+"""What a candidate is: a small frozen description, preprocessing included.
+
+It says for which data it is meant, what may be varied, what it will at least cost, and how its
+estimator is built; it holds no data and trains nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fieldloop_cloud.compile.conversion import INSTALL_DEEP, missing_packages
+from fieldloop_cloud.data.dataset import Dataset, DataTask
+from fieldloop_cloud.select.candidates.space import Settings, Space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One kind of model.
+
+    Attributes:
+        name: As in reports and options.
+        tasks: What it can predict.
+        portfolio: Settings that are tried first, in order; each is a point of `space`.
+        space: What a search varies.
+        growth: Exponent of training time in the number of rows, for the time estimate.
+        build: Makes an unfitted scikit-learn estimator from (data, settings, seed); None for nets.
+        shrink: Returns settings of a model with about this share of the bytes, None if there is
+            no smaller one; None for models that have no size to choose.
+        least_values: How many constants the flatbuffer holds at least, from (data, settings),
+            known before anything is trained; None where only training tells.
+        is_costly: Whether one fit takes so long that cross-validation gives up on it after a
+            first fold that is clearly worse than the best so far.
+    """
+
+    name: str
+    tasks: tuple[DataTask, ...]
+    portfolio: tuple[Settings, ...]
+    space: Space = field(default_factory=dict)
+    growth: float = 1.0
+    build: Callable[[Dataset, Settings, int], Any] | None = None
+    shrink: Callable[[Settings, float], Settings | None] | None = None
+    least_values: Callable[[Dataset, Settings], int] | None = None
+    is_costly: bool = False
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether it is a net of Keras, which needs the extra `[deep]`."""
+        return self.build is None
+
+    def why_not(self, dataset: Dataset) -> str:
+        """Return why it cannot be used on this data here; empty if it can."""
+        if dataset.task not in self.tasks:
+            return f"it does not do {dataset.task}"
+        if not self.is_deep:
+            return ""
+        if dataset.kind != "image":
+            return "it needs images"
+        missing = missing_packages()
+        return f"{missing}: {INSTALL_DEEP}" if missing else ""
+
+
+BOTH: tuple[DataTask, ...] = ("classification", "regression")
+
+
+def width(dataset: Dataset) -> int:
+    """Return how many columns the estimator sees: categories count one each."""
+    if not dataset.features:
+        return int(dataset.flat.shape[1])
+    return sum(max(1, len(spec.categories)) for spec in dataset.features)
+
+
+def outputs(dataset: Dataset) -> int:
+    """Return how many scores a model has to give for a row."""
+    return len(dataset.labels) if len(dataset.labels) > 2 else 1  # noqa: PLR2004 - two share one

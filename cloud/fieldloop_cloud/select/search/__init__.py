@@ -1,0 +1,10 @@
+"""Search: trials in killable processes, recorded in a study that survives them.
+
+A study is Optuna's: a journal file by default, PostgreSQL for many machines. What a trial needs
+(rows, device, rules) and what it leaves (flatbuffers, evidence) are files named by their hash in
+the study's directory; the study itself holds settings, scores and hashes. Nothing is unpickled.
+
+`files` rows and results on disk; `orders` what parent and child say to each other; `child` the
+process that trains; `evaluator` its keeper; `storage` where studies live; `spec` what a study is
+about; `objective` one trial; `loop` trial after trial; `front` what came of it.
+"""

@@ -1,0 +1,195 @@
+"""What a study is about, and how it is opened: the record that every worker reads first."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import optuna
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import TrialState
+
+from fieldloop.errors import ConfigError, DataError
+from fieldloop_cloud.select.candidates import portfolio
+from fieldloop_cloud.select.search.storage import open_storage, quiet_optuna, without_password
+
+DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("maximize", "minimize", "minimize")
+"""Score, latency, bytes."""
+
+_STARTUP_TRIALS = 12
+_SPEC = "fieldloop"
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a study is about.
+
+    Attributes:
+        files: Directory of the study's files, as the one who began it calls it.
+        bench_sha256: Hash of its bench.
+        candidates: Names that the data allow.
+        known_count: Settings that were queued at the start: the portfolio.
+        trial_count: How many trials the search adds to them; None for as many as time allows.
+        ends_at: Unix time after which no trial begins and running ones are killed.
+        search_until: Unix time after which the search draws no new settings.
+        max_trial_s: Longest time for one trial.
+        seed: Of the sampler.
+    """
+
+    format: int = 1
+    files: str
+    bench_sha256: str
+    candidates: tuple[str, ...]
+    known_count: int
+    trial_count: int | None
+    ends_at: float
+    search_until: float
+    max_trial_s: float | None = None
+    seed: int = 0
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until every trial must have ended."""
+        return self.ends_at - time.time()
+
+    @property
+    def trial_limit_s(self) -> float:
+        """Seconds that a trial which begins now may take."""
+        return self.left_s if self.max_trial_s is None else min(self.max_trial_s, self.left_s)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenStudy:
+    """A study and where its files are on this machine."""
+
+    study: optuna.Study
+    files: Path
+
+    @property
+    def spec(self) -> Spec:
+        """What it is about, as it stands now: whoever resumes it may give it more time."""
+        return msgspec.json.decode(self.study.user_attrs[_SPEC], type=Spec)
+
+
+def begin_study(
+    place: str, name: str, spec: Spec, *, queue: list[dict[str, object]], heartbeat_s: int
+) -> OpenStudy:
+    """Make a study, or give an existing one about the same thing more time.
+
+    Args:
+        place: Directory or URL of the storage.
+        name: The study's name there.
+        spec: What it is about.
+        queue: Parameters of the trials that come first, for a new study.
+        heartbeat_s: See `open_storage`.
+
+    Raises:
+        ConfigError: There is one under this name about other data, another device or seed.
+    """
+    storage = open_storage(place, heartbeat_s=heartbeat_s)
+    with quiet_optuna():
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            directions=list(DIRECTIONS),
+            sampler=sampler(spec.seed),
+            load_if_exists=True,
+        )
+        earlier = study.user_attrs.get(_SPEC)
+        if earlier is not None:
+            before = msgspec.json.decode(earlier, type=Spec)
+            if before.bench_sha256 != spec.bench_sha256 or before.candidates != spec.candidates:
+                raise ConfigError(
+                    f"the study '{name}' is about other data, another device, seed or other "
+                    "candidates",
+                    where=without_password(place),
+                    advice="Repeat the options it was begun with, or begin another with --out.",
+                )
+            spec = msgspec.structs.replace(spec, known_count=before.known_count)
+        else:
+            for parameters in queue:
+                study.enqueue_trial(parameters)
+        study.set_user_attr(_SPEC, msgspec.json.encode(spec).decode())
+    return OpenStudy(study, Path(spec.files))
+
+
+def join_study(
+    place: str,
+    *,
+    name: str | None = None,
+    files: Path | None = None,
+    salt: int = 0,
+    heartbeat_s: int,
+) -> OpenStudy:
+    """Open a study that someone else began.
+
+    Args:
+        place: Directory or URL of the storage.
+        name: The study's name; may be left out where there is only one.
+        files: The directory of its files on this machine, where it is not called as it was by
+            the one who began it.
+        salt: Lets the samplers of several workers draw differently.
+        heartbeat_s: See `open_storage`.
+
+    Raises:
+        ConfigError: No such study, or several and no name.
+        DataError: The study was not made by fieldloop, or by another version.
+    """
+    storage = open_storage(place, heartbeat_s=heartbeat_s)
+    with quiet_optuna():
+        names = optuna.get_all_study_names(storage)
+        if name is None and len(names) == 1:
+            name = names[0]
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise ConfigError(
+                f"there is no study '{name}'" if name else f"there are {len(names)} studies",
+                where=without_password(place),
+                advice=f"Name one with --name; there are: {known}.",
+            )
+        study = optuna.load_study(study_name=name, storage=storage)
+        try:
+            spec = msgspec.json.decode(study.user_attrs.get(_SPEC, ""), type=Spec)
+        except msgspec.MsgspecError as error:
+            raise DataError(
+                f"the study '{name}' is none of this version of fieldloop",
+                where=without_password(place),
+                advice="Begin it with `fieldloop train --study`.",
+            ) from error
+        study.sampler = sampler(spec.seed + salt)
+    return OpenStudy(study, files or Path(spec.files))
+
+
+def sampler(seed: int) -> BaseSampler:
+    """Return the sampler: multi-objective TPE (Ozaki et al., JAIR 73, 2022) with constraints."""
+    with quiet_optuna():
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=_STARTUP_TRIALS,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+        )
+
+
+def portfolio_queue(names: tuple[str, ...]) -> list[dict[str, object]]:
+    """Return the portfolio as Optuna's parameters: every family's first setting, then the rest."""
+    found = portfolio(names)
+    classical = [candidate for candidate in found if not candidate.is_deep]
+    deep = [candidate for candidate in found if candidate.is_deep]
+    longest = max(len(candidate.portfolio) for candidate in found)
+    queue: list[dict[str, object]] = []
+    for group in (classical, deep):
+        for place in range(longest):
+            for candidate in group:
+                if place < len(candidate.portfolio):
+                    named = candidate.portfolio[place].items()
+                    parameters = {f"{candidate.name}.{key}": value for key, value in named}
+                    queue.append({"candidate": candidate.name, **parameters})
+    return queue
+
+
+def taken(study: optuna.Study) -> int:
+    """Return how many trials are queued, running or have ended; a retry counts for the lost one."""
+    counted = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+    return len(study.get_trials(deepcopy=False, states=counted))

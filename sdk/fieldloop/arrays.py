@@ -84,7 +84,7 @@ class ArrayEncoder:
                 advice="Fill missing values in before predicting.",
             )
         if self._whole and not (
-            (encoded == array).all() and (abs(encoded) <= _LARGEST_WHOLE).all()
+            (np.rint(encoded) == array).all() and (abs(encoded) <= _LARGEST_WHOLE).all()
         ):
             raise SignatureError(
                 "the input takes whole numbers up to 16,777,216",

@@ -150,6 +150,7 @@ def _verified(data: bytes, trust: TrustPolicy) -> BundleContent:
     manifest_bytes, signatures, payload = _take_apart(data)
     manifest = trust.check(manifest_bytes, signatures)
     contents = _verified_entries(manifest, payload)
+    signature = _checked_signatures(manifest, contents)
     return BundleContent(
         manifest=manifest,
         sha256=sha256_hex(data),
@@ -157,9 +158,9 @@ def _verified(data: bytes, trust: TrustPolicy) -> BundleContent:
             variant.precision: bytes(contents[_model_entry(variant.precision)])
             for variant in manifest.variants
         },
-        signature=_checked_signatures(manifest, contents),
+        signature=signature,
         profile=_document(contents, "profile.json", ReferenceProfile),
-        golden=_checked_golden(manifest, contents),
+        golden=_checked_golden(manifest, contents, signature),
         lineage=_document(contents, "lineage.json", Lineage),
     )
 
@@ -306,15 +307,20 @@ def _checked_signatures(manifest: Manifest, contents: Mapping[str, memoryview]) 
 
 
 def _checked_golden(
-    manifest: Manifest, contents: Mapping[str, memoryview]
+    manifest: Manifest, contents: Mapping[str, memoryview], signature: Signature
 ) -> tuple[GoldenSet, ...]:
     golden = _document(contents, "golden.json", tuple[GoldenSet, ...])
     expected = sorted(variant.precision for variant in manifest.variants)
     if sorted(item.precision for item in golden) != expected:
         raise _broken("golden sets and variants differ", where="golden.json")
+    signatures = {item.precision: item.signature or signature for item in manifest.variants}
     for item in golden:
-        for blob in (*item.inputs, *item.outputs):
-            from_blob(blob)
+        wanted = signatures[item.precision]
+        if (len(item.inputs), len(item.outputs)) != (len(wanted.inputs), len(wanted.outputs)):
+            raise _broken("golden tensors and the signature's differ", where="golden.json")
+        counts = {from_blob(blob).shape[:1] for blob in (*item.inputs, *item.outputs)}
+        if len(counts) > 1:
+            raise _broken("golden tensors have different numbers of rows", where="golden.json")
     return golden
 
 

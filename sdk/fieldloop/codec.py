@@ -152,7 +152,8 @@ class Codec:
             DataError: An image file that is missing or not an image.
             EnvironmentFaultError: An image file, but Pillow is not installed.
         """
-        return self._shaped(self._encoder.row(raw))
+        rows = self._encoder.row(raw)
+        return rows if rows.ndim == self._rank else self._shaped(rows)
 
     def encode_rows(self, raw: object) -> NDArray[np.float32]:
         """Turn many raw rows into real numbers, shape (n, *input shape without the batch).
@@ -166,7 +167,8 @@ class Codec:
             DataError: An image file that is missing or not an image.
             EnvironmentFaultError: An image file, but Pillow is not installed.
         """
-        return self._shaped(self._encoder.rows(raw))
+        rows = self._encoder.rows(raw)
+        return rows if rows.ndim == self._rank else self._shaped(rows)
 
     def tensors(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
         """Turn encoded rows into the engine's input tensors.
@@ -259,8 +261,6 @@ class Codec:
 
     def _shaped(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give encoded rows the input's rank: a classical model takes an image as flat row."""
-        if rows.ndim == self._rank:
-            return rows
         return rows.reshape(len(rows), *self._shapes[0])
 
     def _out_of_range(

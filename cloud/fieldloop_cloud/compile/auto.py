@@ -23,6 +23,7 @@ from fieldloop_cloud.compile.quantize import (
     RESCUES,
     Gate,
     classification_gate,
+    needs_rescue,
     reference_gate,
     regression_gate,
 )
@@ -66,16 +67,16 @@ def smallest_proven(
     scale = _Scale.of(reference, whole, truth, epsilon=epsilon, target=target)
     rungs = [scale.rung(reference, scale.reference)]
     accepted = [] if scale.misfit(reference) else [(rungs[0], reference)]
-    proven: set[Precision] = set()
+    gates: dict[Precision, Gate | None] = {}
     for precision in ladder[1:]:
         if target is not None and precision not in target.precisions:
             continue
-        if precision in RESCUES and "int8" in proven:
+        if precision in RESCUES and not needs_rescue(gates.get("int8")):
             continue
         rung, compiled = scale.best(precision, offers(precision, scale.judge))
         rungs.append(rung)
+        gates[precision] = rung.gate
         if compiled is not None and rung.gate is not None and rung.gate.passed:
-            proven.add(precision)
             accepted += [] if scale.misfit(compiled) else [(rung, compiled)]
     if not accepted:
         raise _nothing_fits(rungs, target)

@@ -76,6 +76,14 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdict in ("reference", "accepted")
 
 
+def needs_rescue(int8: Gate | None) -> bool:
+    """Whether int8 lost something that a rung between int8 and float32 could keep.
+
+    Where nothing was lost and the rows are just too few to prove it, no other rung can prove more.
+    """
+    return int8 is None or not (int8.passed or (int8.verdict == "not proven" and int8.drop <= 0))
+
+
 def paired_drop_high(
     lost: int, won: int, row_count: int, *, confidence: float = _CONFIDENCE
 ) -> float:

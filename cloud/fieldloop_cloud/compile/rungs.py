@@ -25,7 +25,7 @@ from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.keras import LIMITS
 from fieldloop_cloud.compile.quantize import Gate
-from fieldloop_cloud.compile.quantizers import Recipe
+from fieldloop_cloud.compile.quantizers import LitertQuantizer, Recipe
 from fieldloop_cloud.compile.requantize import Requantizer
 from fieldloop_cloud.compile.sensitivity import LayerSensitivity, ranked
 from fieldloop_cloud.compile.worker import Progress, quiet
@@ -33,6 +33,9 @@ from fieldloop_cloud.train.measure import rows_for
 
 INTEGER: tuple[Precision, ...] = ("int8", "mixed", "int16x8")
 """Precisions whose ranges come from calibration rows."""
+
+QAT = "quantization-aware training"
+"""As the quantizer of a net that was trained with int8's rounding."""
 
 _MOST_IN_FLOAT = 0.75
 """With a larger share of its layers in float a net is no longer worth calling int8."""
@@ -145,6 +148,10 @@ class NetRungs:
             reason = f"with {count} of {len(worst)} layers in float: {gate.reason}"
         return Attempt("mixed", None, reason)
 
+    def aware(self, tflite: bytes) -> Attempt:
+        """Take an int8 flatbuffer that training with rounding gave, as a rung like the others."""
+        return attempt(lambda precision: self._derived(tflite, precision, quantizer=QAT), "int8")
+
     def sensitivity(
         self, drop: Callable[[Compiled], float] | None = None
     ) -> tuple[LayerSensitivity, ...]:
@@ -180,7 +187,11 @@ class NetRungs:
         return dataclasses.replace(self.reference, tflite=tflite, precision="int8")
 
     def _derived(
-        self, tflite: bytes, precision: Precision, kept_float: tuple[str, ...] = ()
+        self,
+        tflite: bytes,
+        precision: Precision,
+        kept_float: tuple[str, ...] = (),
+        quantizer: str = LitertQuantizer.name,
     ) -> Compiled:
         """Compare a requantized flatbuffer with the reference.
 
@@ -201,7 +212,8 @@ class NetRungs:
                     where=spec.name,
                     advice="Take another precision.",
                 )
-        calibration = self._requantizer.calibration if precision in INTEGER else None
+        is_calibrated = precision in INTEGER and quantizer != QAT
+        calibration = self._requantizer.calibration if is_calibrated else None
         evidence = msgspec.structs.replace(
             self.reference.evidence,
             original=f"{self.reference.evidence.original} as float32 flatbuffer",
@@ -210,7 +222,7 @@ class NetRungs:
             deviation=deviation,
             limit=dict.fromkeys(deviation, limit) if math.isfinite(limit) else {},
             calibration_sha256=calibration.sha256 if calibration else "",
-            quantizer="litert-quantizer",
+            quantizer=quantizer,
             kept_float=kept_float,
             warnings=calibration.warnings if calibration else (),
         )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop.errors import GateError, ModelRuntimeError, UnsupportedError
+from fieldloop.errors import FieldloopError, GateError, ModelRuntimeError, UnsupportedError
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.inspect import inspect
@@ -20,10 +20,17 @@ from fieldloop_cloud.compile.quantize import (
     Gate,
     calibration_sha256,
     classification_gate,
+    needs_rescue,
     reference_gate,
     regression_gate,
 )
-from fieldloop_cloud.compile.rungs import INTEGER, NetRungs, Offers, compiled_directly
+from fieldloop_cloud.compile.rungs import (
+    INTEGER,
+    Attempt,
+    NetRungs,
+    Offers,
+    compiled_directly,
+)
 from fieldloop_cloud.release.targets import Target
 from fieldloop_cloud.select.choice import overruns
 from fieldloop_cloud.select.scored import Measured, Scored, Skipped
@@ -45,6 +52,8 @@ class Trained:
         calibration: Training rows that set the integer precisions' ranges.
         held_out: Gives a precision's answers for the validation rows where the flatbuffer itself
             was fitted on them (cross-validation); None where it was not.
+        aware: Trains the net further with int8's rounding and gives the int8 flatbuffer, or
+            raises; None where that cannot be done. It is asked only if int8 does not pass.
     """
 
     name: str
@@ -54,6 +63,7 @@ class Trained:
     model: Any
     calibration: NDArray[np.float32]
     held_out: Callable[[Precision], Answers] | None = None
+    aware: Callable[[], bytes] | None = None
 
     @property
     def is_net(self) -> bool:
@@ -74,45 +84,79 @@ def climb(
     Raises:
         FieldloopError: The float32 reference itself cannot be had.
     """
-    scored: list[Scored] = []
-    skipped: list[Skipped] = []
-    reference: Answers | None = None
-    offers = _offers(trained, bench)
-    steps = rungs(ladder, bench.target)
-    proven: set[Precision] = set()
+    return _Climb(trained, bench).up(rungs(ladder, bench.target))
 
-    def judge(compiled: Compiled) -> Gate:
-        return _gate(compiled, _held_out(trained, compiled, bench), reference, bench)
 
-    for number, precision in enumerate(steps):
-        name = f"{trained.name}.{precision}"
-        bench.progress("measure", number / len(steps), f"measuring {name}")
-        if precision in RESCUES and "int8" in proven:
-            continue  # nothing is left to rescue
-        found: list[Scored] = []
-        reasons: list[str] = []
-        for way in offers(precision, judge):
+class _Climb:
+    """One candidate on its way up."""
+
+    def __init__(self, trained: Trained, bench: Bench) -> None:
+        self._trained, self._bench = trained, bench
+        self._offers = _offers(trained, bench)
+        self._reference: Answers | None = None
+        self._scored: dict[Precision, Scored] = {}
+        self._skipped: list[Skipped] = []
+
+    def up(self, steps: tuple[Precision, ...]) -> tuple[list[Scored], list[Skipped]]:
+        """Take every step, and train with the rounding where int8 did not pass."""
+        for number, precision in enumerate(steps):
+            name = f"{self._trained.name}.{precision}"
+            self._bench.progress("measure", number / len(steps), f"measuring {name}")
+            if precision in RESCUES and not needs_rescue(self._int8):
+                continue
+            self._take(precision, self._offers(precision, self._judge))
+        is_lost = self._int8 is None or self._int8.verdict == "refused"
+        if "int8" in steps and is_lost and self._trained.aware is not None:
+            self._take("int8", _aware(self._trained.aware, self._offers))
+        return list(self._scored.values()), self._skipped
+
+    @property
+    def _int8(self) -> Gate | None:
+        return self._scored["int8"].gate if "int8" in self._scored else None
+
+    def _take(self, precision: Precision, ways: tuple[Attempt, ...]) -> None:
+        """Measure the ways to a precision, and keep the best that there has been."""
+        found = [self._scored[precision]] if precision in self._scored else []
+        reasons = [way.reason for way in ways if way.compiled is None]
+        for compiled in (way.compiled for way in ways if way.compiled is not None):
             try:
-                if way.compiled is None:
-                    reasons.append(way.reason)
-                    continue
-                said = _held_out(trained, way.compiled, bench)
+                found.append(self._measure(compiled))
             except (UnsupportedError, GateError, ModelRuntimeError) as error:
-                if reference is None:
+                if self._reference is None:
                     raise
                 reasons.append(str(error))
-                continue
-            gate = _gate(way.compiled, said, reference, bench)
-            reference = reference or said
-            measured = _measured(trained, way.compiled, said, gate, bench)
-            found.append(_within(measured, way.compiled, trained.model, bench.target))
-        if not found:
-            skipped.append(Skipped(name=name, reason="; ".join(dict.fromkeys(reasons))))
-            continue
-        best = min(found, key=lambda item: (not item.gate.passed, item.latency_p50_ms))
-        scored.append(best)
-        proven |= {precision} if best.gate.passed else set()
-    return scored, skipped
+        if found:
+            best = min(found, key=lambda item: (not item.gate.passed, item.latency_p50_ms))
+            self._scored[precision] = best
+        elif reasons:
+            name = f"{self._trained.name}.{precision}"
+            self._skipped.append(Skipped(name=name, reason="; ".join(dict.fromkeys(reasons))))
+
+    def _measure(self, compiled: Compiled) -> Scored:
+        said = _held_out(self._trained, compiled, self._bench)
+        gate = _gate(compiled, said, self._reference, self._bench)
+        self._reference = self._reference or said
+        measured = _measured(self._trained, compiled, said, gate, self._bench)
+        return _within(measured, compiled, self._trained.model, self._bench.target)
+
+    def _judge(self, compiled: Compiled) -> Gate:
+        said = _held_out(self._trained, compiled, self._bench)
+        return _gate(compiled, said, self._reference, self._bench)
+
+
+def _aware(train: Callable[[], bytes], offers: Offers) -> tuple[Attempt, ...]:
+    """Train with int8's rounding, as one more way to int8."""
+    assert isinstance(offers, NetRungs)
+    try:
+        return (offers.aware(train()),)
+    except FieldloopError as error:
+        return (Attempt("int8", None, str(error)),)
+
+
+def _held_out(trained: Trained, compiled: Compiled, bench: Bench) -> Answers:
+    if trained.held_out is not None:
+        return trained.held_out(compiled.precision)
+    return answers(compiled.tflite, compiled.signature, bench.validation.X)
 
 
 def _offers(trained: Trained, bench: Bench) -> Offers:
@@ -124,12 +168,6 @@ def _offers(trained: Trained, bench: Bench) -> Offers:
         rows=bench.validation.X,
         progress=bench.progress,
     )
-
-
-def _held_out(trained: Trained, compiled: Compiled, bench: Bench) -> Answers:
-    if trained.held_out is not None:
-        return trained.held_out(compiled.precision)
-    return answers(compiled.tflite, compiled.signature, bench.validation.X)
 
 
 def _gate(compiled: Compiled, said: Answers, reference: Answers | None, bench: Bench) -> Gate:

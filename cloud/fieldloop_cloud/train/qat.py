@@ -37,11 +37,12 @@ _BOUNDED = frozenset({"softmax", "sigmoid", "tanh"})
 _MOVING = frozenset(
     {
         "MaxPooling1D", "MaxPooling2D", "AveragePooling1D", "AveragePooling2D",
-        "GlobalMaxPooling1D", "GlobalMaxPooling2D", "Flatten", "Reshape", "Permute", "Dropout", "SpatialDropout1D",
-        "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "ZeroPadding1D", "ZeroPadding2D",
-        "Cropping1D", "Cropping2D", "UpSampling1D", "UpSampling2D", "Identity", "InputLayer",
-        "Softmax", "RandomFlip", "RandomTranslation", "RandomRotation", "RandomZoom",
-        "RandomContrast", "RandomBrightness", "GetItem", "Squeeze", "ExpandDims",
+        "GlobalMaxPooling1D", "GlobalMaxPooling2D", "Flatten", "Reshape", "Permute", "Dropout",
+        "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
+        "ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D", "UpSampling1D",
+        "UpSampling2D", "Identity", "InputLayer", "Softmax", "RandomFlip", "RandomTranslation",
+        "RandomRotation", "RandomZoom", "RandomContrast", "RandomBrightness", "GetItem",
+        "Squeeze", "ExpandDims",
     }
 )  # fmt: skip
 """Layers that keep their input's range, or have a fixed one, or do nothing on a device."""

@@ -22,6 +22,7 @@ from fieldloop_cloud.train.ladder import Trained, climb, rungs
 from fieldloop_cloud.train.measure import Answers
 from fieldloop_cloud.train.metrics import estimate
 from fieldloop_cloud.train.nets import plan_net, train_net
+from fieldloop_cloud.train.qat_training import train_aware
 
 NET_MIN_S = 20.0
 """TensorFlow's start and a conversion take this long before anything is learned."""
@@ -177,4 +178,15 @@ def _deep(candidate: Candidate, bench: Bench) -> Trained:
         train_s=net.train_s,
         model=net.keras_bytes,
         calibration=calibration,
+        aware=lambda: (
+            train_aware(
+                net.keras_bytes,
+                np.asarray(data.X, dtype=np.float32),
+                data.y,
+                classes=len(data.labels),
+                net=net.settings,
+                budget_s=max(1.0, bench.left_s),
+                progress=bench.progress,
+            ).tflite
+        ),
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fieldloop_cloud.data.dataset import Dataset
     from fieldloop_cloud.release.builder import bundle
     from fieldloop_cloud.release.microcontroller import export_c
+    from fieldloop_cloud.train.distill.distill import distill
     from fieldloop_cloud.train.nets import (
         Augmentation,
         NetSettings,
@@ -42,6 +43,7 @@ __all__ = [
     "Run",
     "__version__",
     "bundle",
+    "distill",
     "estimate",
     "export_c",
     "lowers",
@@ -60,6 +62,7 @@ _HOMES = {
     "NetSettings": "fieldloop_cloud.train.nets",
     "Run": "fieldloop_cloud.train.run",
     "bundle": "fieldloop_cloud.release.builder",
+    "distill": "fieldloop_cloud.train.distill.distill",
     "estimate": "fieldloop_cloud.train.nets",
     "export_c": "fieldloop_cloud.release.microcontroller",
     "lowers": "fieldloop_cloud.compile.lowering",

@@ -37,6 +37,7 @@ class AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the schema has no 
     """A buffer whose bytes start on a 16-byte border (the generated class aligns to one byte)."""
 
     def Pack(self, builder: Any) -> int:  # noqa: N802 - the schema's name
+        """Write the bytes and return where."""
         raw = bytes(self.data)
         builder.StartVector(1, len(raw), BUFFER_ALIGNMENT)
         head = builder.Head() - len(raw)

@@ -18,6 +18,14 @@ Masks = Mapping[str, Sequence[NDArray[np.float32] | None]]
 """For each layer and weight 1 where it may change and 0 where it stays zero; None: all may."""
 
 
+def are_probabilities(answers: NDArray[np.float32]) -> bool:
+    """Whether a net's answers, (n, …), look like probabilities, not like logits or values."""
+    table = answers.reshape(len(answers), -1)
+    if not ((table >= -_SUM_TOLERANCE).all() and (table <= 1 + _SUM_TOLERANCE).all()):
+        return False
+    return table.shape[1] == 1 or bool(np.allclose(table.sum(axis=1), 1.0, atol=_SUM_TOLERANCE))
+
+
 class Tuning:
     """The rows, the loss and the schedule that all steps of one pruning share.
 
@@ -45,11 +53,8 @@ class Tuning:
         self._data = data
         self._batch = batch
         self._learning_rate = learning_rate
-        table = answers.reshape(len(answers), -1)
-        self._width = table.shape[1]
-        bounded = bool((table >= -_SUM_TOLERANCE).all() and (table <= 1 + _SUM_TOLERANCE).all())
-        sums = np.allclose(table.sum(axis=1), 1.0, atol=_SUM_TOLERANCE)
-        self._from_logits = not (bounded and (self._width == 1 or sums))
+        self._width = answers[:1].size
+        self._from_logits = not are_probabilities(answers)
         self._check_truth(answers)
 
     def _check_truth(self, answers: NDArray[np.float32]) -> None:

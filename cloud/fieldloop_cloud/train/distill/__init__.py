@@ -1,0 +1,1 @@
+"""Knowledge distillation: a small model that learns what a large one answers."""

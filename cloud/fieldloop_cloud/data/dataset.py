@@ -23,6 +23,9 @@ from fieldloop.signature import Category, FeatureSpec, ImageSpec, Signature, Ten
 Kind = Literal["tabular", "image", "series"]
 DataTask = Literal["classification", "regression"]
 
+_CHUNK = 256
+"""Rows read at a time where they need not all be in memory."""
+
 _DUST = 1e-3
 """Far below one grey level, far above what float32 scaling leaves on a whole number."""
 
@@ -36,7 +39,8 @@ class Dataset:
         kind: `tabular` (named features), `image`, or `series` (windows of sensor readings).
         task: `classification` or `regression`.
         X: float32, encoded as the codec encodes: (n, features), (n, height, width, channels), or
-            (n, steps, channels) for windows.
+            (n, steps, channels) for windows. Streamed images are `StreamedImages`, which are
+            decoded when they are turned into an array.
         y: Targets, shape (n,): int64 index into `labels`, or float32 for regression.
         labels: Class labels in the order of their indices; empty for regression.
         features: One spec per column; empty for images.
@@ -91,6 +95,10 @@ class Dataset:
         image_size: tuple[int, int] | None = None,
         group: str | None = None,
         time: str | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        kind: Kind | None = None,
+        stream: bool = False,
     ) -> "Dataset":
         """Load a data set; the source says which kind it is.
 
@@ -107,6 +115,12 @@ class Dataset:
                 no feature.
             time: The column or array that says when each row came, numbers or ISO 8601; it is no
                 feature.
+            window: Cuts a table of readings, one a row, into windows of so many; none reaches
+                over the end of a group.
+            stride: Readings from the start of one window to the next; by default the window.
+            kind: What the arrays of an `.npz` are; by default what their dimensions say.
+                `series` takes `X` as windows (n, steps, channels), with `channel_names` if wanted.
+            stream: Leave the images of a folder on disk and decode them when they are read.
 
         Raises:
             DataError: Anything in the source that a model could not honestly be trained on; the
@@ -123,6 +137,10 @@ class Dataset:
             image_size=image_size,
             group=group,
             time=time,
+            window=window,
+            stride=stride,
+            kind=kind,
+            stream=stream,
         )
 
     @cached_property
@@ -131,7 +149,9 @@ class Dataset:
         digest = hashlib.sha256()
         described = (self.kind, self.task, self.labels, self.features, self.image, self.X.shape)
         digest.update(repr(described).encode())
-        digest.update(np.ascontiguousarray(self.X).tobytes())
+        for start in range(0, len(self.X), _CHUNK):
+            part = np.asarray(self.X[start : start + _CHUNK])
+            digest.update(np.ascontiguousarray(part).tobytes())
         digest.update(np.ascontiguousarray(self.y).tobytes())
         if self.channels:
             digest.update(repr((self.channels, self.span)).encode())

@@ -6,7 +6,7 @@ through the codec, as it will on the device.
 
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from fieldloop.codec import Codec
 from fieldloop.errors import DataError, FieldloopError
 from fieldloop.signature import ImageSpec, Signature, TensorSpec
 from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.data.streamed import StreamedImages
 
 SUFFIXES: frozenset[str] = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
@@ -28,8 +29,15 @@ _GREY_MODES = frozenset({"1", "L", "LA"})
 _COLOUR_MODES = frozenset({"P", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
-def load_folder(folder: Path, *, image_size: tuple[int, int] | None = None) -> Dataset:
+def load_folder(
+    folder: Path, *, image_size: tuple[int, int] | None = None, stream: bool = False
+) -> Dataset:
     """Load `folder/<class>/<image>`; mixed sizes become `image_size` or the commonest.
+
+    Args:
+        folder: Where the class folders are.
+        image_size: (height, width); None for the commonest.
+        stream: Leave the images on disk, to be decoded when they are read.
 
     Raises:
         DataError: Fewer than two class folders, an empty one, a file that is not an image (it is
@@ -66,12 +74,17 @@ def load_folder(folder: Path, *, image_size: tuple[int, int] | None = None) -> D
         name=folder.name,
         kind="image",
         task="classification",
-        X=_encode(files, spec, str(folder)),
+        X=_streamed(files, spec) if stream else _encode(files, spec, str(folder)),
         y=np.asarray(y, dtype=np.int64),
         labels=tuple(entry.name for entry in classes),
         image=spec,
         notes=notes,
     )
+
+
+def _streamed(files: list[Path], spec: ImageSpec) -> NDArray[np.float32]:
+    # It answers as an array does, and becomes one where it is used as one.
+    return cast("NDArray[np.float32]", StreamedImages(tuple(files), spec))
 
 
 def _common_spec(

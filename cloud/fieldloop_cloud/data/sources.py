@@ -13,10 +13,11 @@ from fieldloop.errors import ConfigError, DataError
 from fieldloop.signature import ImageSpec
 from fieldloop_cloud.data.checks import usable
 from fieldloop_cloud.data.columns import encode_target
-from fieldloop_cloud.data.dataset import Dataset, DataTask
+from fieldloop_cloud.data.dataset import Dataset, DataTask, Kind
 from fieldloop_cloud.data.images import load_folder
 from fieldloop_cloud.data.relations import related
 from fieldloop_cloud.data.tables import dataset_from_frame, read_table
+from fieldloop_cloud.data.windows import Windowing, windows_from_arrays
 
 BUNDLED: tuple[str, ...] = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 """Names after `sklearn:`."""
@@ -32,6 +33,10 @@ def load(
     image_size: tuple[int, int] | None,
     group: str | None = None,
     time: str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    kind: Kind | None = None,
+    stream: bool = False,
 ) -> Dataset:
     """Load, check and return a data set; see `Dataset.load`.
 
@@ -42,6 +47,7 @@ def load(
     text = str(source)
     of_tables: dict[str, Any] = {"target": target, "drop": drop, "categorical": categorical}
     beside: dict[str, Any] = {"group": group, "time": time}
+    cut: dict[str, Any] = {"window": window, "stride": stride}
     if image_size is not None and min(image_size) < 1:
         raise ConfigError(
             f"an image of {image_size[0]} x {image_size[1]} pixels has no content",
@@ -51,7 +57,7 @@ def load(
     if text.startswith("sklearn:"):
         if image_size is not None:
             raise _not_a_folder(text)
-        _refuse_options(text, task=task, **of_tables, **beside)
+        _refuse_options(text, task=task, **of_tables, **beside, **cut, kind=kind, stream=stream)
         return usable(_load_bundled(text.removeprefix("sklearn:")), where=text)
     path = Path(source)
     if not path.exists():
@@ -61,16 +67,29 @@ def load(
             advice=f"Check the path, or use one of sklearn:{{{','.join(BUNDLED)}}}.",
         )
     if path.is_dir():
-        _refuse_options(text, task=task, **of_tables, **beside)
-        return usable(load_folder(path, image_size=image_size), where=text)
+        _refuse_options(text, task=task, **of_tables, **beside, **cut, kind=kind)
+        return usable(load_folder(path, image_size=image_size, stream=stream), where=text)
     if image_size is not None:
         raise _not_a_folder(text)
+    if stream:
+        raise ConfigError(
+            "only a folder of images is streamed", where=text, advice="Leave `stream` out here."
+        )
     if path.suffix.lower() == ".npz":
-        _refuse_options(text, **of_tables)
-        return usable(_load_npz(path, task=task, **beside), where=text)
-    frame = read_table(path)
+        _refuse_options(text, **of_tables, **cut)
+        return usable(_load_npz(path, task=task, kind=kind, **beside), where=text)
+    _refuse_options(text, kind=kind)
+    if window is None:
+        _refuse_options(text, stride=stride)
+    windowing = None if window is None else Windowing(window, stride)
     dataset = dataset_from_frame(
-        frame, name=path.stem, where=text, task=task, **of_tables, **beside
+        read_table(path),
+        name=path.stem,
+        where=text,
+        task=task,
+        windowing=windowing,
+        **of_tables,
+        **beside,
     )
     return usable(dataset, where=text)
 
@@ -118,7 +137,14 @@ def _load_bundled(name: str) -> Dataset:
     )
 
 
-def _load_npz(path: Path, *, task: DataTask | None, group: str | None, time: str | None) -> Dataset:
+def _load_npz(
+    path: Path,
+    *,
+    task: DataTask | None,
+    kind: Kind | None,
+    group: str | None,
+    time: str | None,
+) -> Dataset:
     try:
         # Opened here: NumPy leaves its own file open when the archive is damaged.
         with path.open("rb") as file:
@@ -139,14 +165,15 @@ def _load_npz(path: Path, *, task: DataTask | None, group: str | None, time: str
             where=str(path),
             advice="Write it with numpy.savez(path, X=..., y=...).",
         )
-    names = arrays.get("feature_names")
     dataset = from_arrays(
         arrays["X"],
         arrays["y"],
         name=path.stem,
         where=str(path),
         task=task,
-        feature_names=None if names is None else [str(item) for item in np.atleast_1d(names).flat],
+        kind=kind,
+        feature_names=_names(arrays, "feature_names"),
+        channel_names=_names(arrays, "channel_names"),
     )
     return related(
         dataset,
@@ -156,6 +183,11 @@ def _load_npz(path: Path, *, task: DataTask | None, group: str | None, time: str
     )
 
 
+def _names(arrays: dict[str, NDArray[Any]], key: str) -> list[str] | None:
+    names = arrays.get(key)
+    return None if names is None else [str(item) for item in np.atleast_1d(names).flat]
+
+
 def from_arrays(
     X: NDArray[Any],
     y: NDArray[Any],
@@ -163,18 +195,23 @@ def from_arrays(
     name: str = "arrays",
     where: str = "",
     task: DataTask | None = None,
+    kind: Kind | None = None,
     feature_names: Sequence[str] | None = None,
+    channel_names: Sequence[str] | None = None,
     max_value: float | None = None,
 ) -> Dataset:
     """Build a data set from arrays.
 
     Args:
-        X: (n, features) for a table; (n, height, width[, 1 or 3]) for images.
+        X: (n, features) for a table; (n, height, width[, 1 or 3]) for images; (n, steps, channels)
+            for windows of sensor readings, which `kind` or `channel_names` must say.
         y: (n,) labels or numbers.
         name: For people.
         where: For error messages.
         task: Says whether classes or numbers are predicted, where `y` leaves it open.
+        kind: What the rows are; by default what the dimensions say.
         feature_names: Column names; `x0`, `x1`, … by default.
+        channel_names: Names of a window's channels; `c0`, `c1`, … by default.
         max_value: Largest value of an image; by default 255 for uint8, else the largest seen.
 
     Raises:
@@ -198,7 +235,9 @@ def from_arrays(
             where=place,
             advice="Convert it to float32, or use a table with named columns.",
         )
-    if X.ndim in (3, 4):
+    if kind == "series" or channel_names is not None:
+        return windows_from_arrays(X, y, name=name, where=place, task=task, channels=channel_names)
+    if X.ndim in (3, 4) and kind != "tabular":
         return _from_images(X, y, name=name, where=place, task=task, max_value=max_value)
     if X.ndim != 2:  # noqa: PLR2004 - a table
         raise DataError(

@@ -17,6 +17,7 @@ from fieldloop.errors import DataError
 from fieldloop_cloud.data.columns import encode_column, encode_target
 from fieldloop_cloud.data.dataset import Dataset, DataTask
 from fieldloop_cloud.data.relations import encode_groups, encode_times
+from fieldloop_cloud.data.windows import Windowing, windows_from_frame
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -104,10 +105,12 @@ def dataset_from_frame(
     categorical: Sequence[str] = (),
     group: str | None = None,
     time: str | None = None,
+    windowing: Windowing | None = None,
 ) -> Dataset:
     """Encode a frame; the target is one of its columns, or a series beside it.
 
-    The group and the time column say how the rows hang together and are no features.
+    The group and the time column say how the rows hang together and are no features. With a
+    windowing every row is one reading, and windows of them become the rows.
 
     Raises:
         DataError: A column that cannot be used; the message names it.
@@ -132,6 +135,20 @@ def dataset_from_frame(
             where=where,
             advice="Name another target, or take it out of the other option.",
         )
+    if windowing is not None:
+        if categorical:
+            raise _no_categories(where)
+        return windows_from_frame(
+            frame,
+            str(truth.name),
+            windowing,
+            name=name,
+            where=where,
+            task=task,
+            drop=drop,
+            group=group,
+            time=time,
+        )
     left_out = {*drop, *beside_rows}
     kept = [
         column for column in columns if column not in left_out and (beside or column != truth.name)
@@ -155,6 +172,14 @@ def dataset_from_frame(
         notes=tuple(note for column in encoded for note in column.notes),
         groups=None if group is None else encode_groups(frame[group], where=where),
         times=None if time is None else encode_times(frame[time], where=where),
+    )
+
+
+def _no_categories(where: str) -> DataError:
+    return DataError(
+        "the channels of a window are numbers",
+        where=where,
+        advice="Drop categorical columns, or name one as group.",
     )
 
 

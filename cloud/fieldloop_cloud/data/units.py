@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.data.streamed import StreamedImages
 
 _REGRESSION_STRATA = 10
 
@@ -22,8 +23,10 @@ Rows = NDArray[np.int64]
 """Row numbers, or a number for each row."""
 
 
-def duplicate_groups(X: NDArray[np.float32]) -> Rows:
+def duplicate_groups(X: NDArray[np.float32] | StreamedImages) -> Rows:
     """Number rows so that exact copies share a number; shape (n,)."""
+    if isinstance(X, StreamedImages):
+        return X.copies()
     # Adding 0 turns -0.0 into 0.0, which is the same value in other bits.
     flat = np.ascontiguousarray(X.reshape(len(X), -1) + np.float32(0))
     keys = flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).ravel()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestCentroid
 
+from fieldloop_cloud.compile.classical.compact import Compact
 from fieldloop_cloud.compile.classical.distances import TINY, Metric, differences
 from fieldloop_cloud.compile.classical.several import (
     labels_of,
@@ -68,12 +69,20 @@ class Neighbours:
     def _euclidean(cls, points: Any, count: int, value: Value, context: Context) -> "Neighbours":
         g = context.graph
         context.unsteady = True
-        table, shift = value.centred()
-        stored, held = context.stored(points - shift, name="training_rows")
+        compact = Compact.of(value, points, context)
+        if compact is None:
+            table, shift = value.centred()
+            stored, held = context.stored(points - shift, name="training_rows")
+            scale = np.ones(held.shape[1])
+        else:
+            table, stored = compact.near, compact.points
+            held, scale = compact.numbers, compact.scale
         # ‖x‖² is the same for all training rows: it changes no order.
-        closeness = g.fully_connected(g.mul(table, 2.0), stored, -(held**2).sum(axis=1))
+        closeness = g.fully_connected(g.mul(table, 2 * scale**2), stored, -(held**2 @ scale**2))
         _, candidates = g.topk(closeness, min(count + SPARE, len(points)))
         apart = g.sub(g.gather(stored, candidates), g.expand_dims(table, 1))
+        if (scale != 1).any():
+            apart = g.mul(apart, scale)
         squares = g.sum(g.square(apart), 2)
         nearest, places = g.topk(g.neg(squares), count)
         return cls(g.gather(candidates, places, axis=1, batch_dims=1), g.sqrt(g.neg(nearest)))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.svm import SVC, SVR, NuSVC, NuSVR, OneClassSVM
 
+from fieldloop_cloud.compile.classical.compact import Compact
 from fieldloop_cloud.compile.classical.coupling import pairwise_coupling
 from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
@@ -126,18 +127,38 @@ def _interleaved(groups: NDArray[Any]) -> NDArray[np.intp]:
 def _rbf(machine: Machine, value: Value, context: Context) -> Tensor:
     """exp(-gamma ‖x - s‖²), (-1, m)."""
     g = context.graph
+    compact = Compact.of(value, machine.vectors, context)
+    if compact is not None and machine.gamma * _largest(compact.numbers * compact.scale) <= NARROW:
+        return _rbf_of_whole_numbers(machine.gamma, compact, g)
     table, shift = value.centred()
     vectors, gamma = machine.vectors - shift, machine.gamma
-    if gamma * (vectors**2).sum(axis=1).max() > NARROW:
+    if gamma * _largest(vectors) > NARROW:
         stored = context.weights(vectors, name="support_vectors")
         apart = g.squared_difference(g.expand_dims(table, 1), stored)
         return g.exp(g.mul(g.sum(apart, 2), -gamma))
     stored, vectors = context.stored(2 * gamma * vectors, name="support_vectors")
     norms = -(vectors**2).sum(axis=1) / (4 * gamma)
     own = g.mul(g.sum(g.square(table), 1, keepdims=True), gamma)
-    near = g.sub(g.fully_connected(table, stored, norms), own)
+    return _closeness(g, g.fully_connected(table, stored, norms), own)
+
+
+def _rbf_of_whole_numbers(gamma: float, compact: Compact, g: Graph) -> Tensor:
+    """The same from whole numbers: their factors, and gamma, are with the row."""
+    factor = gamma * compact.scale**2
+    weighted = g.mul(compact.near, factor)
+    own = g.sum(g.mul(weighted, compact.near), 1, keepdims=True)
+    norms = -(compact.numbers**2 @ factor)
+    return _closeness(g, g.fully_connected(g.mul(weighted, 2.0), compact.points, norms), own)
+
+
+def _closeness(g: Graph, product: Tensor, own: Tensor) -> Tensor:
     # A distance cannot be negative; rounding can make it so.
-    return g.exp(g.minimum(near, 0.0))
+    return g.exp(g.minimum(g.sub(product, own), 0.0))
+
+
+def _largest(vectors: NDArray[np.float64]) -> float:
+    """Largest squared norm."""
+    return float((vectors**2).sum(axis=1).max())
 
 
 def _product(machine: Machine, value: Value, context: Context) -> Tensor:

@@ -50,6 +50,11 @@ def replay(runtime: Runtime) -> SelfTestReceipt:
     inputs = [from_blob(blob) for blob in golden.inputs]
     expected = [from_blob(blob) for blob in golden.outputs]
     outputs = runtime.run(inputs)
+    if len(outputs) != len(expected):
+        raise GateError(
+            f"the model has {len(outputs)} outputs where {len(expected)} are promised",
+            advice="Build the bundle anew from a sound model.",
+        )
     deviation = 0.0
     for spec, output, wanted in zip(runtime.signature.outputs, outputs, expected, strict=True):
         real = dequantize(spec, output)

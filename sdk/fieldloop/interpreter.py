@@ -128,10 +128,14 @@ class _InterpreterEngine:
         self._lock = threading.Lock()
         self._interpreter: Any = _construct(model, backend, num_threads)
         # Looked up once: asking for details costs more than a small model's whole inference.
-        inputs = self._interpreter.get_input_details()
-        outputs = self._interpreter.get_output_details()
-        self.inputs = tuple(_tensor_info(details) for details in inputs)
-        self.outputs = tuple(_tensor_info(details) for details in outputs)
+        try:
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
+            self.inputs = tuple(_tensor_info(details) for details in inputs)
+            self.outputs = tuple(_tensor_info(details) for details in outputs)
+        except (RuntimeError, ValueError, TypeError) as error:
+            # Names that are no text, types that NumPy does not have: a corrupt file.
+            raise _translate(error, self.backend) from error
         self._input_indexes = tuple(details["index"] for details in inputs)
         self._output_indexes = tuple(details["index"] for details in outputs)
         # What the interpreter is allocated for right now: shape and dtype of each input; None when

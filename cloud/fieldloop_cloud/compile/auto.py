@@ -27,9 +27,9 @@ from fieldloop_cloud.compile.quantize import (
     reference_gate,
     regression_gate,
 )
-from fieldloop_cloud.compile.rungs import Attempt, Offers
+from fieldloop_cloud.compile.rungs import Attempt, Judge, Offers
 from fieldloop_cloud.release.targets import Target, version_tuple
-from fieldloop_cloud.train.measure import Answers, answers, latency
+from fieldloop_cloud.train.measure import answers, answers_of_targets, latency
 
 MAX_ROWS = 5000
 """More rows than these are thinned out evenly; they prove far more than any usual epsilon."""
@@ -124,6 +124,21 @@ def at_precision(
     )
 
 
+def judge_of(
+    reference: Compiled,
+    rows: NDArray[np.float32],
+    truth: Sequence[object] | None = None,
+    *,
+    epsilon: float,
+) -> Judge:
+    """Return what compares variants with a float32 reference; arguments as above.
+
+    Raises:
+        DataError: The truth does not fit the rows.
+    """
+    return _Scale.of(reference, rows, truth, epsilon=epsilon, target=None).judge
+
+
 def _none_yet(compiled: Compiled) -> Gate:
     raise AssertionError(compiled.precision)
 
@@ -160,7 +175,7 @@ class _Scale:
     ) -> "_Scale":
         numbers = _thinned(len(rows))
         held_out = rows[numbers]
-        wanted = _columns(_said(reference, held_out))
+        wanted = _columns(reference, held_out)
         right = wanted
         if truth is not None:
             right = [_encoded(reference, truth, len(rows))[numbers]]
@@ -169,7 +184,7 @@ class _Scale:
 
     def judge(self, compiled: Compiled) -> Gate:
         """Judge every column and return the verdict on the worst."""
-        said = _columns(_said(compiled, self.rows))
+        said = _columns(compiled, self.rows)
         gates = [
             _column_gate(right, reference, variant, self.epsilon)
             for right, reference, variant in zip(self.truth, self.wanted, said, strict=True)
@@ -274,12 +289,12 @@ def _thinned(row_count: int) -> NDArray[np.int64]:
     return np.linspace(0, row_count - 1, min(row_count, MAX_ROWS)).astype(np.int64)
 
 
-def _said(compiled: Compiled, rows: NDArray[np.float32]) -> Answers:
-    return answers(compiled.tflite, compiled.signature, rows)
-
-
-def _columns(said: Answers) -> list[NDArray[np.generic]]:
-    """Return what is compared: the label or value, or every value where there are several."""
+def _columns(compiled: Compiled, rows: NDArray[np.float32]) -> list[NDArray[np.generic]]:
+    """Return what is compared: the label or value, of each target where there are several."""
+    said = answers(compiled.tflite, compiled.signature, rows)
+    each = answers_of_targets(compiled.signature, said)
+    if each:
+        return [one.predicted for one in each]
     if not np.isnan(said.predicted).any():
         return [said.predicted]
     several = said.outputs[0]

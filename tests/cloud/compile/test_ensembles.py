@@ -6,6 +6,8 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.ensemble import (
     BaggingClassifier,
+    BaggingRegressor,
+    ExtraTreesClassifier,
     RandomForestClassifier,
     StackingClassifier,
     StackingRegressor,
@@ -23,10 +25,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from fieldloop.errors import UnsupportedError
 from fieldloop_cloud.compile.api import to_tflite
+from fieldloop_cloud.compile.inspect import inspect
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,35 @@ def test_bagging_picks_rows_and_columns(iris, member):
     X, y = iris
     bag = BaggingClassifier(member, 5, max_features=0.5, random_state=0)
     assert_same(scaled(bag).fit(X, y), X)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [DecisionTreeClassifier(max_depth=4), ExtraTreesClassifier(3, max_depth=3)],
+    ids=["trees", "forests"],
+)
+def test_bagged_trees_are_one_forest(iris, member):
+    X, y = iris
+    ops = []
+    for count in (2, 9):
+        bag = BaggingClassifier(member, count, max_features=0.5, random_state=0).fit(X, y)
+        assert_same(bag, X)
+        ops.append(sum(inspect(to_tflite(bag, example=X).tflite).op_counts.values()))
+    assert ops[1] <= ops[0] + 4  # no walk for each member: at most another level or two
+
+
+def test_bagged_regression_trees_are_one_forest(iris):
+    X, _ = iris
+    several = np.column_stack([1e5 * X[:, 0] + 7e5, 1e-4 * X[:, 1]])
+    for target in (several, several[:, 0]):
+        bag = BaggingRegressor(DecisionTreeRegressor(max_depth=5), 6, random_state=0)
+        bag.fit(X[:, 1:], target)
+        compiled = to_tflite(bag, example=X[:, 1:])
+        expected = bag.predict(X[:, 1:])
+        got = compiled.run(X[:, 1:])["value"]
+        assert got.shape == expected.shape
+        assert (np.abs(got - expected) <= 1e-6 * np.abs(expected).max(axis=0)).all()
+        assert sum(inspect(compiled.tflite).op_counts.values()) < 60
 
 
 def test_a_bagged_member_that_never_saw_a_class():

@@ -1,6 +1,7 @@
 """Ensembles whose members stand side by side: bagging, voting, stacking."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from sklearn.ensemble import (
 )
 from sklearn.frozen import FrozenEstimator
 
+from fieldloop_cloud.compile.classical.trees import TREES, members, tree_of
+from fieldloop_cloud.compile.forest import Forest
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value, side_by_side
@@ -33,6 +36,10 @@ def bagging_classifier(estimator: Any, value: Value, context: Context) -> Output
     """Mean of the members' probabilities, or of their votes where they have none."""
     g = context.graph
     count = len(estimator.classes_)
+    forest = _one_forest(estimator, count)
+    if forest is not None:
+        sums = forest.sums(context, value)
+        return {"label": g.arg_max(sums.tensor), "probabilities": sums.real()}
     shares, decisions = [], []
     for number, (member, columns) in enumerate(_bagged(estimator)):
         part = _columns(value, columns)
@@ -51,11 +58,37 @@ def bagging_classifier(estimator: Any, value: Value, context: Context) -> Output
 @lowers(BaggingRegressor)
 def bagging_regressor(estimator: Any, value: Value, context: Context) -> Outputs:
     """Mean of the members' values."""
+    forest = _one_forest(estimator, None)
+    if forest is not None:
+        mean = forest.sums(context, value).real()
+        return {"value": mean if mean.shape[1] > 1 else context.graph.reshape(mean, (-1,))}
     parts = [
         _values(context.lower(member, _columns(value, columns), step=f"member {number}"), context)
         for number, (member, columns) in enumerate(_bagged(estimator))
     ]
     return {"value": _mean(parts, None, context)}
+
+
+def _one_forest(estimator: Any, class_count: int | None) -> Forest | None:
+    """Return all members as one forest whose sums are the mean; None if not all are trees.
+
+    Walked together they take a fraction of the time that they take one after the other.
+    """
+    bagged = _bagged(estimator)
+    if any(type(member) not in TREES for member, _ in bagged):
+        return None
+    trees = []
+    for member, columns in bagged:
+        fitted = members(member)
+        factor = 1 / (len(fitted) * len(bagged))
+        for one in fitted:
+            tree = tree_of(one, columns=columns, factor=factor)
+            if class_count is not None:  # a member may know only some of the classes
+                values = np.zeros((len(tree.values), class_count))
+                values[:, np.asarray(member.classes_, np.intp)] = tree.values
+                tree = replace(tree, values=values)
+            trees.append(tree)
+    return Forest(trees, centred=class_count is None)
 
 
 def _bagged(estimator: Any) -> list[tuple[Any, NDArray[np.intp]]]:

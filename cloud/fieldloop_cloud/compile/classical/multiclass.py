@@ -11,6 +11,7 @@ from sklearn.multiclass import (
     OutputCodeClassifier,
     _ConstantPredictor,
     _predict_binary,
+    _threshold_for_binary_predict,
 )
 
 from fieldloop_cloud.compile.classical.several import above
@@ -48,7 +49,9 @@ def one_vs_rest(estimator: Any, value: Value, context: Context) -> Outputs:
         for number, member in enumerate(estimator.estimators_)
     ]
     if estimator.multilabel_:
-        return _several_labels(members, context)
+        threshold = _threshold_for_binary_predict(estimator.estimators_[0])
+        context.ties.append(lambda rows: _near(estimator, value.reference(rows), threshold))
+        return _several_labels(members, threshold, context)
     if len(members) == 1:
         return _two_classes(members[0], context)
     scores = g.concat([_score(member, context) for member in members], axis=1)
@@ -65,19 +68,24 @@ def one_vs_rest(estimator: Any, value: Value, context: Context) -> Outputs:
     return outputs
 
 
-def _several_labels(members: list[Outputs], context: Context) -> Outputs:
+def _several_labels(members: list[Outputs], threshold: float, context: Context) -> Outputs:
     """Any number of labels for one row: each where its own classifier says so."""
     g = context.graph
     scores = g.concat([_score(member, context) for member in members], axis=1)
-    # scikit-learn takes the first one's threshold for all.
-    has_decision = "decision" in members[0] or "value" in members[0]
-    outputs: dict[str, Tensor] = {**above(scores, 0.0 if has_decision else 0.5, context)}
+    outputs: dict[str, Tensor] = {**above(scores, threshold, context)}
     if all("decision" in member for member in members):
         outputs["decision"] = scores
     if all("probabilities" in member for member in members):
         shares = [_second(member, context) for member in members]
         outputs["probabilities"] = g.concat(shares, axis=1)
     return outputs
+
+
+def _near(estimator: Any, rows: Any, threshold: float) -> NDArray[np.bool_]:
+    """Whether some score is the threshold in float32."""
+    scores = np.stack([_predict_binary(one, rows) for one in estimator.estimators_], axis=1)
+    size = np.maximum(np.abs(scores).max(initial=0.0), 1.0)
+    return np.asarray((np.abs(scores - threshold) <= RESOLUTION * size).any(axis=1))
 
 
 def _unresolved(estimator: Any, rows: Any) -> NDArray[np.bool_]:

@@ -30,6 +30,20 @@ from fieldloop_cloud.compile.forest import Forest, Tree
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.value import Value
 
+TREES = frozenset(
+    {
+        DecisionTreeClassifier,
+        DecisionTreeRegressor,
+        ExtraTreeClassifier,
+        ExtraTreeRegressor,
+        ExtraTreesClassifier,
+        ExtraTreesRegressor,
+        RandomForestClassifier,
+        RandomForestRegressor,
+    }
+)
+"""Trees, and forests of them."""
+
 
 @lowers(DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier, ExtraTreesClassifier)
 def tree_classifier(estimator: Any, value: Value, context: Context) -> Outputs:

@@ -3,6 +3,7 @@
     import fieldloop_cloud as fl
 
     data = fl.Dataset.load("readings.csv", target="fault")
+    fl.advise(data).route.reasons
     run = fl.train(data, device="pi4", out="runs/fault")
     compiled = fl.to_tflite(model, example=X)
     file = fl.bundle(run, name="fault", home="fleet")
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fieldloop_cloud.data.dataset import Dataset
     from fieldloop_cloud.release.builder import bundle
     from fieldloop_cloud.release.microcontroller import export_c
+    from fieldloop_cloud.select.advice import advise
     from fieldloop_cloud.train.distill.distill import distill
     from fieldloop_cloud.train.nets import (
         Augmentation,
@@ -42,6 +44,7 @@ __all__ = [
     "NetSettings",
     "Run",
     "__version__",
+    "advise",
     "bundle",
     "distill",
     "estimate",
@@ -61,6 +64,7 @@ _HOMES = {
     "Dataset": "fieldloop_cloud.data.dataset",
     "NetSettings": "fieldloop_cloud.train.nets",
     "Run": "fieldloop_cloud.train.run",
+    "advise": "fieldloop_cloud.select.advice",
     "bundle": "fieldloop_cloud.release.builder",
     "distill": "fieldloop_cloud.train.distill.distill",
     "estimate": "fieldloop_cloud.train.nets",

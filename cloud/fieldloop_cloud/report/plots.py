@@ -33,6 +33,7 @@ def axes(drawing: Any, *, xlabel: str, ylabel: str) -> Any:
     made.set_ylabel(ylabel, color=INK)
     made.tick_params(colors=MUTED, labelsize=8)
     made.grid(visible=True, color="#e4e7eb", linewidth=0.6)
+    made.set_axisbelow(True)
     for side in ("top", "right"):
         made.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -97,7 +98,7 @@ def front(
         label="chosen",
         zorder=3,
     )
-    _legend(made, min(len(names) + 1, _LEGEND_COLUMNS))
+    legend(made, min(len(names) + 1, _LEGEND_COLUMNS))
     return data_uri(drawing)
 
 
@@ -111,7 +112,22 @@ def _logarithmic(made: Any) -> None:
     made.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(made: Any, columns: int) -> None:
+def count_axis(made: Any, counts: Sequence[float]) -> None:
+    """Give a logarithmic x axis of counts plain numbers at the ends and doublings between them."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator  # noqa: PLC0415
+
+    low, high = min(counts), max(counts)
+    ticks = [low]
+    while ticks[-1] * 2 <= high:
+        ticks.append(ticks[-1] * 2)
+    made.set_xscale("log")
+    made.xaxis.set_major_locator(FixedLocator(ticks))
+    made.xaxis.set_major_formatter("{x:g}")
+    made.xaxis.set_minor_locator(NullLocator())
+    made.xaxis.set_minor_formatter(NullFormatter())
+
+
+def legend(made: Any, columns: int) -> None:
     """Put the legend above the axes, where it hides nothing."""
     made.legend(
         fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns
@@ -172,5 +188,5 @@ def lines(
             color=MUTED,
         )
     if series:
-        _legend(made, len(series))
+        legend(made, len(series))
     return data_uri(drawing)

@@ -230,17 +230,9 @@ def _forecasts(fitted: Extrapolation, largest: int) -> list[Forecast]:
 def _purchases(fitted: Extrapolation, largest: int, row_count: int) -> list[Purchase]:
     """Say what a quarter, once and three times the rows more would buy."""
     made = []
-    now, *_ = fitted.error_at(largest)
     for share in (0.25, 1.0, MAX_FACTOR - 1):
-        then, low, high = fitted.error_at(largest * (1 + share))
-        made.append(
-            Purchase(
-                more_count=_rounded(row_count * share),
-                gain=now - then,
-                low=now - high,
-                high=now - low,
-            )
-        )
+        gain, low, high = fitted.gain_between(largest, largest * (1 + share))
+        made.append(Purchase(more_count=_rounded(row_count * share), gain=gain, low=low, high=high))
     return made
 
 

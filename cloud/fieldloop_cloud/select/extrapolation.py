@@ -90,6 +90,22 @@ class Extrapolation:
         low, high = np.quantile([*every, middle], [tail, 1 - tail])
         return float(middle), float(min(low, middle)), float(max(high, middle))
 
+    def gain_between(self, size: float, larger: float) -> tuple[float, float, float]:
+        """Return by how much the error is expected to fall, and the gain's 95 % band.
+
+        Both sizes are asked of the same refit, so that the level's own doubt drops out.
+        """
+        x, then = np.asarray([size, larger]) / self.largest_size
+        gains = [
+            self._answer(form, row, np.asarray([x])) - self._answer(form, row, np.asarray([then]))
+            for form, rows in enumerate(self.draws)
+            for row in rows
+        ]
+        middle = self.error_at(size)[0] - self.error_at(larger)[0]
+        tail = (1 - _LEVEL) / 2
+        low, high = np.quantile([*gains, middle], [tail, 1 - tail])
+        return middle, float(min(low, middle)), float(max(high, middle))
+
     def _answer(self, form: int, parameters: Floats, x: Floats) -> float:
         return float(_FORMS[form][0](parameters, x)[0]) * self.largest_error
 

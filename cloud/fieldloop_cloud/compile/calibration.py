@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from fieldloop_cloud.compile.layers import ops
 from fieldloop_cloud.compile.quantize import calibration_sha256
 
-FIRST_ROWS = 32
+FIRST_ROWS = 64
 """The sweep begins with as many rows."""
 
-SETTLED = 0.02
+SETTLED = 0.05
 """A range that grows by less of its width when the rows are doubled has settled."""
 
 STRETCHED = 16.0

@@ -228,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Feedback(msgspec.Struct, forbid_unknown_fields=True):
     id: str
-    truth: bool | int | float | str
+    truth: bool | int | float | str | tuple[bool | int | float | str, ...]
 
 
 def _status_of(item: Item) -> HTTPStatus:

@@ -133,7 +133,7 @@ def test_the_description_names_what_is_answered(endpoint):
     described = openapi()
     assert ask(endpoint, "GET", "/v1/openapi.json") == (200, described)
     answer = ask(endpoint, "POST", "/v1/predict", {"x": [1, 2]})[1]
-    assert set(answer) == set(described["components"]["schemas"]["Answer"]["properties"])
+    assert set(answer) == set(described["components"]["schemas"]["Answer"]["required"])
     paths = set(described["paths"])
     assert paths == {"/v1/predict", "/v1/feedback", "/v1/status", "/v1/openapi.json"}
 

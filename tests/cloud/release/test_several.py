@@ -1,7 +1,10 @@
 """Models of several targets or inputs: from the bundle to the device's telemetry, and back."""
 
+import json
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
@@ -16,12 +19,14 @@ from fieldloop.errors import ConfigError, DataError, SignatureError, Unsupported
 from fieldloop.integrity import TrustPolicy
 from fieldloop.signature import FeatureSpec, ImageSpec, Signature, TargetSpec, TensorSpec
 from fieldloop.telemetry import FieldSample, TelemetryWindow
+from fieldloop_cloud.cli.app import fieldloop as commands
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.fleet.counts import FieldWindow, count_windows, references_of
 from fieldloop_cloud.fleet.estimate import estimated_accuracy
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.signing import public_key
 from fieldloop_device import Runtime
+from fieldloop_device.cli import main as device_commands
 from fieldloop_device.config import load_config
 from fieldloop_device.sampling import Sampler
 from fieldloop_device.selftest import replay, run_in_child
@@ -135,6 +140,24 @@ def test_feedback_is_right_when_every_target_is(released):
     again = wire.decode(FieldSample, wire.encode(sample))
     assert again.predicted == (species, is_long)
     serving.activate(None)
+
+
+def test_the_commands_show_every_target(released, home, tmp_path):
+    made, _, _ = released
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps(X[:2].tolist()))
+    keys = tmp_path / "keys.pem"
+    keys.write_bytes(public_key(home).to_pem())
+    arguments = ["predict", str(made.path), str(rows), "--trusted", str(keys)]
+    text = CliRunner().invoke(device_commands, arguments).output.splitlines()
+    assert text[0].startswith("0  setosa, False  0.")
+    line = CliRunner().invoke(device_commands, [*arguments, "--json"]).output.splitlines()[1]
+    answer = json.loads(line)
+    assert (answer["label"], len(answer["targets"][0]["probabilities"])) == (None, 3)
+    assert [each["label"] for each in answer["targets"]] == ["setosa", False]
+    shown = CliRunner().invoke(commands, ["inspect", str(made.path), "--trusted", str(keys)]).output
+    assert "target species" in shown
+    assert "setosa, versicolor, virginica" in shown
 
 
 def test_labels_of_several_targets_cannot_come_back_yet(released):

@@ -36,7 +36,7 @@ def export(*, out: Path, everything: bool, force: bool, home: Home, as_json: boo
     if samples:
         signature = _model_of(home, samples).signature
         _ = signature.labels  # refuses several targets: nobody should label what cannot come back
-        image = signature.image
+        image = signature.image if len(signature.inputs) == 1 else None  # else raw says it all
     count = export_samples(samples, out, image=image)
     emit(
         {"file": out, "sample_count": count},

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -23,6 +24,7 @@ from fieldloop_cloud.cli.app import fieldloop as commands
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
 from fieldloop_cloud.fleet.counts import FieldWindow, count_windows, references_of
 from fieldloop_cloud.fleet.estimate import estimated_accuracy
+from fieldloop_cloud.fleet.store import Store
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.signing import public_key
 from fieldloop_device import Runtime
@@ -160,9 +162,23 @@ def test_the_commands_show_every_target(released, home, tmp_path):
     assert "setosa, versicolor, virginica" in shown
 
 
-def test_labels_of_several_targets_cannot_come_back_yet(released):
-    with pytest.raises(UnsupportedError, match="one target"):
-        _ = released[1].signature.labels
+def test_labels_of_several_targets_cannot_come_back_yet(released, home, tmp_path):
+    made, content, trust = released
+    with pytest.raises(UnsupportedError, match="one target, and this one has 2"):
+        _ = content.signature.labels
+    serving = Serving(SystemClock(), sampler)
+    serving.activate(Runtime.open(made.path, trust=trust))
+    serving.predict(X[0].tolist())
+    (sample,) = serving.take_samples()
+    with Store(home.store_file) as store:
+        store.record("d", "smp", msgspec.structs.replace(sample, seq=1))
+    out, table = tmp_path / "out.csv", tmp_path / "samples.csv"
+    table.write_text(f"device,sample_id,label\nd,{sample.sample_id},1\n")
+    for arguments in (["export", "-o", str(out)], ["import", str(table)]):
+        result = CliRunner().invoke(commands, ["label", *arguments, "--home", str(home.path)])
+        assert isinstance(result.exception, UnsupportedError), result.output
+    assert not out.exists()
+    serving.activate(None)
 
 
 def test_values_of_several_targets(home):
@@ -252,6 +268,18 @@ def test_a_model_with_two_inputs_goes_the_whole_way(two_inputs, home, tmp_path):
     device = Device(tmp_path / "device", bundle=made.path.read_bytes())
     device.root.trusted.write_bytes(public_key(home).to_pem())
     assert run_in_child(device.root, "a", load_config(device.root)).max_deviation <= 1e-4
+
+
+def test_the_command_takes_two_inputs(two_inputs, home, tmp_path):
+    made, _, _ = bundled(two_inputs, home, reference={"picture": PICTURES, "weather": WEATHER})
+    row = {"picture": PICTURES[3].tolist(), "weather": {"t": WEATHER[3, 0], "wind": WEATHER[3, 1]}}
+    rows, keys = tmp_path / "rows.jsonl", tmp_path / "keys.pem"
+    rows.write_text(json.dumps(row) + "\n" + json.dumps({"id": "a", "x": row}) + "\n")
+    keys.write_bytes(public_key(home).to_pem())
+    arguments = ["predict", str(made.path), str(rows), "--trusted", str(keys)]
+    first, second = CliRunner().invoke(device_commands, arguments).output.splitlines()
+    assert first[1:] == second[1:]
+    assert first.startswith(f"0  {expected_of_two_inputs()[0][3]}, ")
 
 
 def test_a_sample_of_two_inputs_can_be_answered_again(two_inputs, home):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fieldloop.errors import GateError
 
 MIN_ANCHORS = 6
-DRAWS = 40
+DRAWS = 24
 """Refits for the band."""
 
 _RISE = 3.0
@@ -161,7 +161,9 @@ def _fit(
             inside,
             bounds=(low, high),
             loss="soft_l1",
-            max_nfev=200,
+            max_nfev=100,
+            ftol=1e-5,  # far below the noise
+            xtol=1e-5,
         )
         if best is None or found.cost < best[0]:
             best = (float(found.cost), np.asarray(found.x))

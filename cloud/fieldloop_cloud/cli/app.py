@@ -20,9 +20,13 @@ import fieldloop_cloud
 from fieldloop.errors import FieldloopError
 
 COMMANDS: dict[str, str] = {
+    "advise": "advise:advise_command",
     "train": "train:train_command",
+    "worker": "worker:worker_command",
     "compile": "compile:compile_command",
     "inspect": "compile:inspect_command",
+    "prune": "prune:prune_command",
+    "distill": "distill:distill_command",
     "bundle": "release:bundle_command",
     "provision": "release:provision_command",
     "flash": "release:flash_command",

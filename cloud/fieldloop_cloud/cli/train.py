@@ -17,7 +17,10 @@ from fieldloop_cloud.cli.output import (
     table,
 )
 from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.data.split import STRATEGIES, Strategy
 from fieldloop_cloud.train.run import Run
+
+STUDY_VARIABLE = "FIELDLOOP_STUDY"
 
 
 def data_options(command: Command) -> Command:
@@ -28,6 +31,16 @@ def data_options(command: Command) -> Command:
             "--task",
             type=click.Choice(["classification", "regression"]),
             help="What is predicted, where the target leaves it open.",
+        ),
+        click.option(
+            "--group",
+            help="The column (of an .npz the array) that says what a row belongs to, for example "
+            "a machine; no group stands in two parts.",
+        ),
+        click.option(
+            "--time",
+            help="The column or array that says when a row came; what is judged comes after what "
+            "is learnt from.",
         ),
         click.option("--drop", multiple=True, help="A column to leave out; may be repeated."),
         click.option(
@@ -54,6 +67,70 @@ def epsilon_option(command: Command) -> Command:
     )(command)
 
 
+def search_options(command: Command) -> Command:
+    """Add the options that say how long and where to search."""
+    options = [
+        click.option(
+            "--split",
+            "strategy",
+            type=click.Choice(STRATEGIES),
+            default="60-20-20",
+            show_default=True,
+            help="How the rows are divided: a validation part, cross-validation (80-20), or what "
+            "suits their number.",
+        ),
+        click.option(
+            "--trials",
+            type=click.IntRange(min=0),
+            help="Search for so many trials after the portfolio; the reproducible form.",
+        ),
+        click.option(
+            "--search",
+            "search_s",
+            type=DURATION,
+            help="Search until so much time has passed since the start.",
+        ),
+        click.option(
+            "--max-trial",
+            "max_trial_s",
+            type=DURATION,
+            help="Longest time for one trial, training and compiling.",
+        ),
+        click.option(
+            "--floor",
+            type=float,
+            help="Lowest validation score that is acceptable; below it the command fails.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Processes that search at the same time on this machine.",
+        ),
+        click.option(
+            "--study",
+            envvar=STUDY_VARIABLE,
+            show_envvar=True,
+            help="Database for the search, postgresql://USER@HOST/DATABASE, so that workers on "
+            "other machines can join it. A password is better given by the variable.",
+        ),
+        click.option(
+            "--heartbeat",
+            "heartbeat_s",
+            type=click.IntRange(min=1),
+            default=10,
+            show_default=True,
+            help="With --study: seconds between a trial's signs of life; a trial that misses six "
+            "is repeated elsewhere.",
+        ),
+        click.option("--resume", is_flag=True, help="Go on with the search in --out."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command("train")
 @click.argument("data")
 @data_options
@@ -64,6 +141,7 @@ def epsilon_option(command: Command) -> Command:
     "--candidate", "candidates", multiple=True, help="Only this model family; may be repeated."
 )
 @epsilon_option
+@search_options
 @click.option(
     "-o",
     "--out",
@@ -80,18 +158,32 @@ def train_command(
     seed: int,
     candidates: tuple[str, ...],
     epsilon: float,
+    strategy: Strategy,
+    trials: int | None,
+    search_s: float | None,
+    max_trial_s: float | None,
+    floor: float | None,
+    workers: int,
+    study: str | None,
+    heartbeat_s: int,
+    resume: bool,
     out: Path,
     as_json: bool,
     **source: object,
 ) -> None:
     """Train, compile and measure candidates on DATA and choose one for a device.
 
+    Of every suitable model family a setting or two are tried first; --trials or --search go on
+    from there. Ctrl-C ends the search and keeps what it found; a search that was killed goes on
+    with --resume.
+
     DATA is a .csv, .parquet or .npz file, a folder with one sub-folder of images per class, or
     sklearn:NAME (digits, iris, wine, breast_cancer, diabetes).
     """
     from fieldloop_cloud.train.trainer import train  # noqa: PLC0415 - scikit-learn is slow to load
 
-    check_new_run(out)
+    if not resume:
+        check_new_run(out)
     dataset = load_data(data, **source)
     with progress_bar("train") as progress:
         run = train(
@@ -102,6 +194,15 @@ def train_command(
             out=out,
             candidates=candidates or None,
             epsilon=epsilon,
+            strategy=strategy,
+            trials=trials,
+            search_s=search_s,
+            max_trial_s=max_trial_s,
+            floor=floor,
+            workers=workers,
+            study=study,
+            heartbeat_s=heartbeat_s,
+            resume=resume,
             progress=progress,
         )
     emit(run_summary(run), as_json=as_json, text=lambda console: show_run(run, console))
@@ -119,10 +220,13 @@ def check_new_run(out: Path) -> None:
         ConfigError: There is something already.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        searched = (out / "study").is_dir()
         raise ConfigError(
             "there is something at the output already",
             where=str(out),
-            advice="Name a new directory with --out, or remove this one.",
+            advice="Go on with the search there by --resume, or name a new directory with --out."
+            if searched
+            else "Name a new directory with --out, or remove this one.",
         )
 
 
@@ -152,6 +256,7 @@ def run_summary(run: Run) -> dict[str, object]:
             for item in run.front
         ],
         "skipped": [plain(item) for item in run.skipped],
+        "search": plain(run.search),
         "notes": list(run.notes),
         "elapsed_s": run.elapsed_s,
     }
@@ -177,6 +282,8 @@ def show_run(run: Run, console: Console) -> None:
         console.print(f"left out {item.name}: {item.reason}", markup=False)
     for text in run.notes:
         console.print(f"note: {text}", markup=False)
+    if run.search is not None:
+        console.print(f"search: {run.search.sentence}", markup=False)
     console.print(f"chosen {run.chosen.name}: {run.why}", markup=False)
     for found in run.test.get(run.chosen.precision, ()):
         console.print(

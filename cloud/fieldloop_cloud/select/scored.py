@@ -92,7 +92,7 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         trial_count: Trials that ended, by being measured or given up.
         measured_count: Trials whose flatbuffers were measured.
-        over_limit_count: Trials given up before training, or over a limit when measured.
+        over_limit_count: Trials given up before or while training, or over a limit when measured.
         retried_count: Trials that were lost with their worker and put back.
         train_s: Seconds of fitting, over all trials and workers.
         interrupted: Whether it was ended by hand.
@@ -104,3 +104,15 @@ class SearchRecord(msgspec.Struct, frozen=True, kw_only=True):
     retried_count: int
     train_s: float
     interrupted: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """The counts in words."""
+        parts = [f"{self.trial_count} trials, {self.measured_count} measured"]
+        if self.over_limit_count:
+            parts.append(f"{self.over_limit_count} over a limit or failed")
+        if self.retried_count:
+            parts.append(f"{self.retried_count} repeated after their worker was lost")
+        if self.interrupted:
+            parts.append("interrupted")
+        return ", ".join(parts)

@@ -19,9 +19,10 @@ from fieldloop_cloud.data.split import Strategy, split
 from fieldloop_cloud.files import check_writable
 from fieldloop_cloud.release.targets import Target, load_target
 from fieldloop_cloud.report.html import write_run_report
-from fieldloop_cloud.select.candidates import portfolio
+from fieldloop_cloud.select.candidates import Candidate, portfolio
 from fieldloop_cloud.select.choice import choose
 from fieldloop_cloud.select.search.search import LOCAL_NAME, SearchPlan, search
+from fieldloop_cloud.select.search.storage import HEARTBEAT_S
 from fieldloop_cloud.train.bench import bench_of
 from fieldloop_cloud.train.ending import Ending, dummy_score
 from fieldloop_cloud.train.metrics import METRICS
@@ -52,6 +53,7 @@ def train(
     floor: float | None = None,
     workers: int = 1,
     study: str | None = None,
+    heartbeat_s: int = HEARTBEAT_S,
     resume: bool = False,
     progress: Progress = quiet,
 ) -> Run:
@@ -80,6 +82,8 @@ def train(
         workers: Processes that search at the same time on this machine.
         study: Database for the search, `postgresql://USER@HOST/DATABASE`, so that workers on
             other machines can join (`fieldloop worker`); needs `out`, which they must reach too.
+        heartbeat_s: Seconds between a trial's signs of life in the database; one that misses six
+            is repeated by another worker.
         resume: Go on with the search that was interrupted in `out`.
         progress: Called with (stage, fraction, text) while it runs.
 
@@ -108,11 +112,12 @@ def train(
         study=study,
         name=LOCAL_NAME if study is None or out is None else Path(out).name,
         resume=resume,
+        heartbeat_s=heartbeat_s,
     ).checked()
     if out is None and (resume or study is not None):
         raise ConfigError("a search that others join or resume needs a place", advice="Give out.")
     target = device if isinstance(device, Target) else load_target(device)
-    wanted = portfolio(None if candidates is None else tuple(candidates))
+    wanted = _wanted(candidates, data)
     metric = _checked_metric(metric, data)
     if out is not None:
         check_writable(Path(out))
@@ -143,6 +148,13 @@ def train(
         run = _written(run, Path(out))
     progress("done", 1.0, f"chose {run.chosen.name}")
     return run
+
+
+def _wanted(names: Sequence[str] | None, data: Dataset) -> tuple[Candidate, ...]:
+    """Return the named candidates, or all that do the data's task."""
+    if names is not None:
+        return portfolio(tuple(names))
+    return tuple(candidate for candidate in portfolio() if data.task in candidate.tasks)
 
 
 def _written(run: Run, out: Path) -> Run:

@@ -18,7 +18,7 @@ from fieldloop_cloud.compile.worker import Progress, forward, kill, last_line, q
 from fieldloop_cloud.select.search.orders import RESULT_MARK, Order, Reply
 
 _MODULE = "fieldloop_cloud.select.search.child"
-_GRACE_S = 1.0
+_GRACE_S = 0.2
 """A trial that stops by itself at its deadline gets this long to say so."""
 
 

@@ -1,5 +1,7 @@
 """One trial of a study: draw settings, check what can be known, order the rest, record it."""
 
+import os
+import socket
 from dataclasses import dataclass
 
 import msgspec
@@ -21,8 +23,7 @@ from fieldloop_cloud.select.search.spec import OpenStudy
 from fieldloop_cloud.train.bench import Bench
 from fieldloop_cloud.train.trial import NET_MIN_S
 
-OUTCOME = "outcome"
-REASON = "reason"
+OUTCOME, REASON, WORKER = "outcome", "reason", "worker"
 _UNKNOWN = 1.0
 """How far a trial that cannot be measured counts as over a limit."""
 
@@ -52,6 +53,7 @@ class Objective:
         """
         candidate, settings = propose(trial, self.opened.spec.candidates)
         self._tell(trial, candidate)
+        trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
         early = early_overruns(candidate, settings, self.bench.train, self.bench.target)
         if early:
             text = "; ".join(over.text for over in early.values())

@@ -67,6 +67,7 @@ class SearchPlan:
             "search_s": self.search_s is not None and not self.search_s > 0,
             "max_trial_s": self.max_trial_s is not None and not self.max_trial_s > 0,
             "workers": self.workers < 1,
+            "heartbeat_s": self.heartbeat_s < 1,
         }
         named = [name for name, failed in wrong.items() if failed]
         if named:
@@ -118,11 +119,11 @@ def search(
                 trial_count=0, measured_count=0, over_limit_count=0, retried_count=0, train_s=0.0
             )
             return Searched((), skipped, record)
-        opened = _begun(names, bench, plan, files)
-        with _helpers(opened, plan):
-            worked = work(opened, bench, progress=bench.progress)
-        front, missing = read_front(opened, bench.target)
-        record = search_record(opened.study, interrupted=worked.interrupted)
+        with contextlib.closing(_begun(names, bench, plan, files)) as opened:
+            with _helpers(opened, plan):
+                worked = work(opened, bench, progress=bench.progress)
+            front, missing = read_front(opened, bench.target)
+            record = search_record(opened.study, interrupted=worked.interrupted)
     return Searched(front, (*skipped, *missing), record)
 
 
@@ -140,9 +141,10 @@ def _begun(names: tuple[str, ...], bench: Bench, plan: SearchPlan, files: Path) 
         search_until=min(ends_at, now + (plan.search_s or float("inf"))),
         max_trial_s=plan.max_trial_s,
         seed=bench.seed,
+        heartbeat_s=plan.heartbeat_s,
     )
     place = plan.study or str(files)
-    return begin_study(place, plan.name, spec, queue=queue, heartbeat_s=plan.heartbeat_s)
+    return begin_study(place, plan.name, spec, queue=queue)
 
 
 @contextlib.contextmanager

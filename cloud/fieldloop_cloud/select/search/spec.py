@@ -12,12 +12,20 @@ from optuna.trial import TrialState
 
 from fieldloop.errors import ConfigError, DataError
 from fieldloop_cloud.select.candidates import portfolio
-from fieldloop_cloud.select.search.storage import open_storage, quiet_optuna, without_password
+from fieldloop_cloud.select.search.storage import (
+    HEARTBEAT_S,
+    close_storage,
+    open_storage,
+    quiet_optuna,
+    set_heartbeat,
+    without_password,
+)
 
 DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("maximize", "minimize", "minimize")
 """Score, latency, bytes."""
 
 _STARTUP_TRIALS = 12
+_BEGINNING_S, _BEGINNING_STEPS = 10.0, 50
 _SPEC = "fieldloop"
 
 
@@ -34,6 +42,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         search_until: Unix time after which the search draws no new settings.
         max_trial_s: Longest time for one trial.
         seed: Of the sampler.
+        heartbeat_s: Seconds between a trial's signs of life in a database.
     """
 
     format: int = 1
@@ -46,6 +55,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     search_until: float
     max_trial_s: float | None = None
     seed: int = 0
+    heartbeat_s: int = HEARTBEAT_S
 
     @property
     def left_s(self) -> float:
@@ -70,10 +80,12 @@ class OpenStudy:
         """What it is about, as it stands now: whoever resumes it may give it more time."""
         return msgspec.json.decode(self.study.user_attrs[_SPEC], type=Spec)
 
+    def close(self) -> None:
+        """Give back what the storage holds."""
+        close_storage(self.study._storage)  # noqa: SLF001 - the study has no other way to it
 
-def begin_study(
-    place: str, name: str, spec: Spec, *, queue: list[dict[str, object]], heartbeat_s: int
-) -> OpenStudy:
+
+def begin_study(place: str, name: str, spec: Spec, *, queue: list[dict[str, object]]) -> OpenStudy:
     """Make a study, or give an existing one about the same thing more time.
 
     Args:
@@ -81,12 +93,11 @@ def begin_study(
         name: The study's name there.
         spec: What it is about.
         queue: Parameters of the trials that come first, for a new study.
-        heartbeat_s: See `open_storage`.
 
     Raises:
         ConfigError: There is one under this name about other data, another device or seed.
     """
-    storage = open_storage(place, heartbeat_s=heartbeat_s)
+    storage = open_storage(place)
     with quiet_optuna():
         study = optuna.create_study(
             study_name=name,
@@ -110,6 +121,7 @@ def begin_study(
             for parameters in queue:
                 study.enqueue_trial(parameters)
         study.set_user_attr(_SPEC, msgspec.json.encode(spec).decode())
+        set_heartbeat(storage, spec.heartbeat_s)
     return OpenStudy(study, Path(spec.files))
 
 
@@ -119,7 +131,6 @@ def join_study(
     name: str | None = None,
     files: Path | None = None,
     salt: int = 0,
-    heartbeat_s: int,
 ) -> OpenStudy:
     """Open a study that someone else began.
 
@@ -129,13 +140,12 @@ def join_study(
         files: The directory of its files on this machine, where it is not called as it was by
             the one who began it.
         salt: Lets the samplers of several workers draw differently.
-        heartbeat_s: See `open_storage`.
 
     Raises:
         ConfigError: No such study, or several and no name.
         DataError: The study was not made by fieldloop, or by another version.
     """
-    storage = open_storage(place, heartbeat_s=heartbeat_s)
+    storage = open_storage(place)
     with quiet_optuna():
         names = optuna.get_all_study_names(storage)
         if name is None and len(names) == 1:
@@ -148,6 +158,10 @@ def join_study(
                 advice=f"Name one with --name; there are: {known}.",
             )
         study = optuna.load_study(study_name=name, storage=storage)
+        for _ in range(_BEGINNING_STEPS):
+            if _SPEC in study.user_attrs:
+                break
+            time.sleep(_BEGINNING_S / _BEGINNING_STEPS)  # its queue is just being filled
         try:
             spec = msgspec.json.decode(study.user_attrs.get(_SPEC, ""), type=Spec)
         except msgspec.MsgspecError as error:
@@ -157,6 +171,7 @@ def join_study(
                 advice="Begin it with `fieldloop train --study`.",
             ) from error
         study.sampler = sampler(spec.seed + salt)
+        set_heartbeat(storage, spec.heartbeat_s)
     return OpenStudy(study, files or Path(spec.files))
 
 

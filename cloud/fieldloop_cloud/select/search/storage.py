@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import fcntl
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,13 +24,18 @@ from optuna.trial import FrozenTrial, TrialState
 from fieldloop.errors import ConfigError, EnvironmentFaultError
 
 HEARTBEAT_S = 10
-"""Seconds between a trial's signs of life in PostgreSQL; six missed ones are a death."""
+"""Seconds between a trial's signs of life in PostgreSQL, unless its study says otherwise."""
+
+_MISSED = 6
+"""So many missed signs of life are a death."""
 
 MAX_RETRIES = 2
 """A trial that takes its worker down is tried this often again."""
 
 _UNLEASED_S = 30.0
 """A running trial without a lease is a dead one after this long."""
+
+_TABLE_RACES = 5
 
 _INSTALL = "Install the driver: pip install 'fieldloop-cloud[postgres]'."
 
@@ -39,12 +45,11 @@ def is_url(study: str) -> bool:
     return "://" in study
 
 
-def open_storage(study: str, *, heartbeat_s: int = HEARTBEAT_S) -> BaseStorage:
+def open_storage(study: str) -> BaseStorage:
     """Open the storage of a study.
 
     Args:
         study: `postgresql://USER@HOST/DATABASE`, or a directory.
-        heartbeat_s: Seconds between signs of life of a trial, for PostgreSQL.
 
     Raises:
         ConfigError: A URL of something else.
@@ -53,10 +58,10 @@ def open_storage(study: str, *, heartbeat_s: int = HEARTBEAT_S) -> BaseStorage:
     with quiet_optuna():
         if not is_url(study):
             return LeasedJournal(Path(study))
-        return _open_database(study, heartbeat_s)
+        return _open_database(study)
 
 
-def _open_database(url: str, heartbeat_s: int) -> RDBStorage:
+def _open_database(url: str) -> RDBStorage:
     import sqlalchemy.exc  # noqa: PLC0415 - only where a database is used
 
     scheme, _, rest = url.partition("://")
@@ -68,13 +73,12 @@ def _open_database(url: str, heartbeat_s: int) -> RDBStorage:
             advice="Name a directory, or postgresql://USER@HOST/DATABASE.",
         )
     try:
-        return RDBStorage(
-            f"postgresql+psycopg://{rest}",
-            engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}},
-            heartbeat_interval=heartbeat_s,
-            grace_period=6 * heartbeat_s,
-            heartbeat_stale_trial_callback=_retry(),
-        )
+        for _ in range(_TABLE_RACES):
+            try:
+                return _database(rest)
+            except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+                time.sleep(0.3)  # someone else is making the tables at this moment
+        return _database(rest)
     except ImportError as error:
         raise EnvironmentFaultError(
             "PostgreSQL's driver psycopg is not installed", where=shown, advice=_INSTALL
@@ -86,6 +90,36 @@ def _open_database(url: str, heartbeat_s: int) -> RDBStorage:
             where=shown,
             advice="Check address, name and password, and that the database exists.",
         ) from error
+
+
+def _database(address: str) -> RDBStorage:
+    return RDBStorage(
+        f"postgresql+psycopg://{address}",
+        engine_kwargs={
+            "pool_pre_ping": True,
+            # A cluster made under LC_ALL=C would otherwise answer in bytes.
+            "connect_args": {"connect_timeout": 10, "client_encoding": "utf8"},
+        },
+        heartbeat_interval=HEARTBEAT_S,
+        grace_period=_MISSED * HEARTBEAT_S,
+        heartbeat_stale_trial_callback=_retry(),
+    )
+
+
+def set_heartbeat(storage: BaseStorage, heartbeat_s: int) -> None:
+    """Let a database's trials show signs of life as their study wants it, the same everywhere."""
+    database = getattr(storage, "_backend", storage)
+    if isinstance(database, RDBStorage):
+        database.heartbeat_interval = heartbeat_s
+        database.grace_period = _MISSED * heartbeat_s
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Give back a database's connections."""
+    database = getattr(storage, "_backend", storage)  # a study puts a cache before its database
+    if isinstance(database, RDBStorage):
+        database.remove_session()
+        database.engine.dispose()
 
 
 def without_password(url: str) -> str:

@@ -1,5 +1,6 @@
 """A worker on a study that someone else began: on this machine or on any that reaches it."""
 
+import contextlib
 import os
 import sys
 import time
@@ -9,7 +10,6 @@ from fieldloop_cloud.compile.worker import Progress, die_with_parent, quiet
 from fieldloop_cloud.select.search.files import load_bench
 from fieldloop_cloud.select.search.loop import Worked, work
 from fieldloop_cloud.select.search.spec import join_study
-from fieldloop_cloud.select.search.storage import HEARTBEAT_S
 
 
 def run_worker(
@@ -19,7 +19,6 @@ def run_worker(
     files: Path | None = None,
     most: int | None = None,
     salt: int | None = None,
-    heartbeat_s: int = HEARTBEAT_S,
     progress: Progress = quiet,
 ) -> Worked:
     """Work on a study until it is done or its time is up.
@@ -31,7 +30,6 @@ def run_worker(
         most: Run at most so many trials.
         salt: Lets this worker's sampler draw differently from the others'; None for the process's
             number.
-        heartbeat_s: Seconds between a trial's signs of life in a database.
         progress: Receives what happens.
 
     Raises:
@@ -39,17 +37,17 @@ def run_worker(
         DataError: Its files are missing here, or are not those that it was begun with.
         EnvironmentFaultError: The database cannot be reached.
     """
-    opened = join_study(
+    joined = join_study(
         place,
         name=name,
         files=files,
         salt=os.getpid() if salt is None else salt,
-        heartbeat_s=heartbeat_s,
     )
-    spec = opened.spec
-    deadline = time.monotonic() + spec.left_s
-    bench = load_bench(opened.files / "bench", spec.bench_sha256, deadline=deadline)
-    return work(opened, bench, most=most, progress=progress)
+    with contextlib.closing(joined) as opened:
+        spec = opened.spec
+        deadline = time.monotonic() + spec.left_s
+        bench = load_bench(opened.files / "bench", spec.bench_sha256, deadline=deadline)
+        return work(opened, bench, most=most, progress=progress)
 
 
 def main() -> None:

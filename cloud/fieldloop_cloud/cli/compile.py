@@ -73,7 +73,7 @@ def compile_command(
     from fieldloop_cloud.compile.saved import save_compiled  # noqa: PLC0415 - the same
 
     vacant(out, force=force)
-    fitted = _load_model(model, trust=trust)
+    fitted = load_fitted(model, trust=trust)
     compiled = to_tflite(
         fitted,
         example=_rows(example, model),
@@ -135,7 +135,14 @@ def _numbers(rows: Any, *, where: str) -> Any:
         ) from error
 
 
-def _load_model(path: Path, *, trust: bool) -> Any:
+def load_fitted(path: Path, *, trust: bool) -> Any:
+    """Load what a file holds: the path of a `.keras` file, or an unpickled estimator.
+
+    Raises:
+        DataError: The file is missing, damaged or of another version.
+        ConfigError: A pickle without trust.
+        UnsupportedError: Another kind of file.
+    """
     if not path.is_file():
         raise DataError("the model file does not exist", where=str(path), advice="Check the path.")
     if path.suffix == ".keras":

@@ -17,7 +17,7 @@ from fieldloop.errors import DataError, FieldloopError, UnsupportedError
 from fieldloop_cloud.compile.worker import die_with_parent, report
 from fieldloop_cloud.files import write_file
 from fieldloop_cloud.train.nets.job import tell_error
-from fieldloop_cloud.train.prune.finetune import are_probabilities
+from fieldloop_cloud.train.prune.finetune import are_probabilities, shaped_for
 
 _TINY = 1e-7
 _PROBED = 64
@@ -61,12 +61,12 @@ def main(job: Path) -> None:
     report("distill", 0.0, "starting TensorFlow")
     try:
         model = _loaded(job / "model.keras", order.seed)
-        rows = _shaped(model, np.load(job / "rows.npy", allow_pickle=False))
+        rows = shaped_for(model, np.load(job / "rows.npy", allow_pickle=False))
         if order.asks:
             said = model.predict(rows, verbose=0, batch_size=256)
             np.save(job / "answers.npy", np.asarray(said, dtype=np.float32))
             return
-        _learn(job, order, model, rows)
+        learn(job, order, model, rows)
     except FieldloopError as error:
         tell_error(job, error)
 
@@ -85,21 +85,8 @@ def _loaded(path: Path, seed: int) -> Any:
         ) from error
 
 
-def _shaped(model: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give rows the net's input shape: a teacher may take them flat."""
-    shape = model.input_shape
-    if isinstance(shape, list | dict) or any(size is None for size in shape[1:]):
-        return rows
-    if rows[:1].size != int(np.prod(shape[1:])):
-        raise DataError(
-            f"rows of shape {rows.shape[1:]} do not fit the net's input of {shape[1:]}",
-            where=model.name,
-            advice="Give rows that both teacher and student take.",
-        )
-    return rows.reshape(len(rows), *shape[1:])
-
-
-def _learn(job: Path, order: DistillJob, model: Any, rows: NDArray[np.float32]) -> None:
+def learn(job: Path, order: DistillJob, model: Any, rows: NDArray[np.float32]) -> None:
+    """Train a student on the lesson that lies in the job's directory, and save it."""
     import keras  # noqa: PLC0415 - only workers import Keras
 
     lesson = np.load(job / "lesson.npy", allow_pickle=False)

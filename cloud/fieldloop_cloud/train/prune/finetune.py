@@ -18,6 +18,24 @@ Masks = Mapping[str, Sequence[NDArray[np.float32] | None]]
 """For each layer and weight 1 where it may change and 0 where it stays zero; None: all may."""
 
 
+def shaped_for(model: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give rows the net's input shape; they may come flat, or without a channel axis.
+
+    Raises:
+        DataError: They have another number of values.
+    """
+    shape = model.input_shape
+    if isinstance(shape, list | dict) or any(size is None for size in shape[1:]):
+        return rows
+    if rows[:1].size != int(np.prod(shape[1:])):
+        raise DataError(
+            f"rows of shape {rows.shape[1:]} do not fit the net's input of {shape[1:]}",
+            where=model.name,
+            advice="Give rows as the net takes them.",
+        )
+    return rows.reshape(len(rows), *shape[1:])
+
+
 def are_probabilities(answers: NDArray[np.float32]) -> bool:
     """Whether a net's answers, (n, …), look like probabilities, not like logits or values."""
     table = answers.reshape(len(answers), -1)

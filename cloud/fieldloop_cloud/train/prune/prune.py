@@ -87,6 +87,11 @@ class Pruned:
     channels: dict[str, tuple[int, int]]
     sensitivity: dict[str, tuple[tuple[float, float], ...]]
 
+    @property
+    def share(self) -> float:
+        """The share that is gone: that of the last round that was good enough."""
+        return max(step.share for step in self.steps if step.kept)
+
     def save(self, path: Path | str) -> Path:
         """Write the `.keras` file, whole or not at all.
 
@@ -211,6 +216,12 @@ def prune_magnitude(
     It is for the download alone: the flatbuffer keeps its size and its latency, and
     `download_bytes` says what a deflated one has. For a smaller and faster net use `prune`.
     Arguments and errors are those of `prune`.
+
+    Measured on a CNN for digits of 21k parameters, bytes of the file / of the deflated file, with
+    the accuracy within half a point throughout: as trained float32 88k / 79k, int8 31k / 24k; 80 %
+    zeros 88k / 25k, 31k / 11k; half of the channels gone 29k / 24k, 14k / 9k. Weight clustering is
+    left out, for it does not pay beyond these: 16 values a kernel gave 88k / 20k and 31k / 17k, and
+    who minds the download quantizes first (`tools/bench/sparse.py`).
 
     Args:
         model: As for `prune`; any layers.

@@ -20,7 +20,7 @@ from fieldloop_cloud.compile.worker import die_with_parent, report
 from fieldloop_cloud.files import write_file
 from fieldloop_cloud.train.nets.job import tell_error
 from fieldloop_cloud.train.prune.channels import Trace, trace
-from fieldloop_cloud.train.prune.finetune import Tuning
+from fieldloop_cloud.train.prune.finetune import Tuning, shaped_for
 from fieldloop_cloud.train.prune.importance import channel_scores
 from fieldloop_cloud.train.prune.job import PruneJob, PruneResult, PruneStep
 from fieldloop_cloud.train.prune.selection import (
@@ -164,6 +164,8 @@ def _run(job: Path, order: PruneJob) -> None:
     keras.utils.set_random_seed(order.seed)
     data = {name: np.load(job / f"{name}.npy", allow_pickle=False) for name in ARRAYS}
     model = flattened(_loaded(job / "model.keras"))
+    for name in ("x_train", "x_held_out"):
+        data[name] = shaped_for(model, data[name])
     widths, original = _widths(model), density(model)
     if order.method == "channels":
         trace(model)  # says what it cannot follow before anything takes time

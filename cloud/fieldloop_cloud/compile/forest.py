@@ -199,29 +199,36 @@ class Forest:
     ) -> tuple[list[NDArray[Any]], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
         """Return each tree's leaves as integers, the baseline as integers, scale and offset."""
         leaves = [tree.values[tree.left < 0] for tree in self.trees]
-        width = leaves[0].shape[1]
-        middle, offset = np.zeros(width), np.zeros(width * self.groups)
+        groups, width = self.groups, leaves[0].shape[1]
+        middle, offset = np.zeros((groups, width)), np.zeros(groups * width)
         start = np.broadcast_to(np.asarray(self.baseline, np.float64).ravel(), offset.shape)
         if self.centred:
-            together = np.concatenate(leaves)
-            middle = (together.max(axis=0) + together.min(axis=0)) / 2
-            offset = start + np.tile(middle, self.groups) * (len(leaves) // self.groups)
+            together = [np.concatenate(leaves[group::groups]) for group in range(groups)]
+            middle = np.array([(own.max(axis=0) + own.min(axis=0)) / 2 for own in together])
+            offset = start + middle.ravel() * (len(leaves) // groups)
             start = np.zeros(offset.shape)
-        bounds = np.array([np.abs(values - middle).max(axis=0) for values in leaves])
-        largest, total = bounds.max(axis=0), bounds.sum(axis=0)
-        if not self.centred:
-            largest, total = largest.max(), bounds.max(axis=1).sum() + np.abs(start).max()
+        turns = [number % groups for number in range(len(leaves))]
+        apart = [values - middle[turn] for values, turn in zip(leaves, turns, strict=True)]
+        bounds = np.array([np.abs(values).max(axis=0) for values in apart])
+        if self.centred:
+            taking_turns = bounds.reshape(-1, groups, width)
+            largest, total = taking_turns.max(axis=0), taking_turns.sum(axis=0)
+        else:
+            largest, total = bounds.max(), bounds.max(axis=1).sum() + np.abs(start).max()
         exponent = SUM_BITS - _bits(total)
         kind: Any = np.int32
         if packed:
             exponent = np.minimum(exponent, PACKED_BITS - _bits(largest))
             kind = np.int16
-        step = np.broadcast_to(np.ldexp(1.0, exponent), (width,))
-        fixed = [np.rint((values - middle) * step).astype(kind) for values in leaves]
+        step = np.broadcast_to(np.ldexp(1.0, exponent), (groups, width))
+        fixed = [
+            np.rint(values * step[turn]).astype(kind)
+            for values, turn in zip(apart, turns, strict=True)
+        ]
         if len(leaves) == 1:
             for target in self.targets:
                 fixed[0][:, target] = _same_winner(leaves[0][:, target], fixed[0][:, target])
-        steps = np.tile(step, self.groups)
+        steps = step.ravel()
         return fixed, np.rint(start * steps).astype(np.int32), 1.0 / steps, offset
 
 

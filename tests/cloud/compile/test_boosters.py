@@ -153,3 +153,30 @@ def test_what_is_not_supported_is_refused(library, kind, parameters, named):
     model = make(library, kind, **parameters).fit(X, y)
     with pytest.raises(UnsupportedError, match=rf"{LIBRARIES[library][kind]}\.{named}"):
         to_tflite(model, example=X)
+
+
+@pytest.mark.parametrize(
+    ("library", "kind", "parameters"),
+    [
+        ("xgboost", 0, {}),
+        ("xgboost", 1, {}),
+        ("catboost", 0, {"loss_function": "MultiLogloss"}),
+        ("catboost", 1, {"loss_function": "MultiRMSE"}),
+    ],
+)
+def test_several_targets(library, kind, parameters, tflite214):
+    X, y = digits()
+    labels = np.column_stack([y > 4, y % 2, X[:, 20] > 7]).astype(int)
+    targets = np.column_stack([1e5 * y + 3e6, X[:, 20] * 1e-3]) if kind else labels
+    model = make(library, kind, **parameters).fit(X[:400], targets[:400])
+    compiled = to_tflite(model, example=X[:400])
+    rows = X[400:]
+    made, expected = compiled.run(rows), np.asarray(model.predict(rows))
+    if kind:
+        assert (np.abs(made["value"] - expected) <= 1e-6 * np.abs(expected).max(axis=0)).all()
+    else:
+        assert np.array_equal(made["label"], expected)
+        assert np.abs(made["probabilities"] - model.predict_proba(rows)).max() <= 2e-6
+    assert len(compiled.signature.targets) == targets.shape[1]
+    there = tflite214.run(compiled.tflite, [rows])[0][0]
+    assert np.array_equal(there, compiled.engine.run([rows])[0])

@@ -134,6 +134,13 @@ def two_classes(sums: Sums, *, factor: float = 1.0) -> dict[str, Tensor]:
     return {"label": sums.above_zero(), "probabilities": probabilities}
 
 
+def several_labels(sums: Sums) -> dict[str, Tensor]:
+    """Return any number of labels for one row; the sums are each label's log-odds."""
+    g = sums.graph
+    label = g.cast(g.greater(sums.tensor, np.int32(0)), "int32")
+    return {"label": label, "probabilities": g.logistic(sums.real())}
+
+
 def two_columns(g: Graph, decision: Tensor) -> Tensor:
     """Return the probabilities of two classes from the log-odds of the second, float32 (-1, 2).
 

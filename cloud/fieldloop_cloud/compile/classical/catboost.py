@@ -11,21 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from fieldloop_cloud.compile.classical.boosting import several_classes, two_classes
+from fieldloop_cloud.compile.classical.boosting import several_classes, several_labels, two_classes
 from fieldloop_cloud.compile.forest import Forest, Sums, Tree
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.value import Value
 
-IDENTITY = ("RMSE", "MAE", "Quantile", "Huber", "Expectile", "MAPE")
+IDENTITY = ("RMSE", "MAE", "Quantile", "Huber", "Expectile", "MAPE", "MultiRMSE")
 
 
 @lowers("catboost.core.CatBoostClassifier")
 def catboost_classifier(estimator: Any, value: Value, context: Context) -> Outputs:
     """Logistic function or softmax of the sums."""
     loss = _loss(estimator)
-    if loss not in ("Logloss", "CrossEntropy", "MultiClass"):
-        raise _refuse_loss(context, loss, "Logloss, CrossEntropy or MultiClass")
+    if loss not in ("Logloss", "CrossEntropy", "MultiClass", "MultiLogloss"):
+        raise _refuse_loss(context, loss, "Logloss, CrossEntropy, MultiClass or MultiLogloss")
     sums = _sums(estimator, value, context)
+    if loss == "MultiLogloss":
+        return several_labels(sums)
     if loss != "MultiClass":
         return two_classes(sums)
     made = several_classes(sums)
@@ -34,11 +36,12 @@ def catboost_classifier(estimator: Any, value: Value, context: Context) -> Outpu
 
 @lowers("catboost.core.CatBoostRegressor")
 def catboost_regressor(estimator: Any, value: Value, context: Context) -> Outputs:
-    """The sum."""
+    """The sum, or one for each target."""
     loss = _loss(estimator)
     if loss not in IDENTITY:
         raise _refuse_loss(context, loss, ", ".join(IDENTITY))
-    return {"value": _sums(estimator, value, context, centred=True).column()}
+    sums = _sums(estimator, value, context, centred=True)
+    return {"value": sums.real() if sums.tensor.shape[1] > 1 else sums.column()}
 
 
 def _loss(estimator: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fieldloop_cloud.compile.classical.boosting import several_classes, two_classes
+from fieldloop_cloud.compile.classical.boosting import several_classes, several_labels, two_classes
 from fieldloop_cloud.compile.forest import Forest, Sums, Tree, in_turns
 from fieldloop_cloud.compile.lowering import Context, Outputs, lowers
 from fieldloop_cloud.compile.value import Value
@@ -25,7 +25,9 @@ def xgboost_classifier(estimator: Any, value: Value, context: Context) -> Output
     objective = learner["objective"]["name"]
     if objective == "binary:logistic":
         score = _base_scores(learner)
-        return two_classes(_margins(learner, value, context, np.log(score / (1 - score))))
+        margins = _margins(learner, value, context, np.log(score / (1 - score)))
+        several = margins.tensor.shape[1] > 1
+        return several_labels(margins) if several else two_classes(margins)
     if objective in ("multi:softprob", "multi:softmax"):
         made = several_classes(_margins(learner, value, context, _base_scores(learner)))
         return {name: made[name] for name in ("label", "probabilities")}

@@ -124,6 +124,12 @@ def search_options(command: Command) -> Command:
             help="With --study: seconds between a trial's signs of life; a trial that misses six "
             "is repeated elsewhere.",
         ),
+        click.option(
+            "--allow-leakage",
+            default="",
+            metavar="REASON",
+            help="Go on in spite of what the leakage check found; the reason stays in the run.",
+        ),
         click.option("--resume", is_flag=True, help="Go on with the search in --out."),
     ]
     for option in reversed(options):
@@ -166,6 +172,7 @@ def train_command(
     workers: int,
     study: str | None,
     heartbeat_s: int,
+    allow_leakage: str,
     resume: bool,
     out: Path,
     as_json: bool,
@@ -202,6 +209,7 @@ def train_command(
             workers=workers,
             study=study,
             heartbeat_s=heartbeat_s,
+            allow_leakage=allow_leakage,
             resume=resume,
             progress=progress,
         )

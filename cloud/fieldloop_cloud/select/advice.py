@@ -14,17 +14,20 @@ from fieldloop_cloud.data.facts import DataFacts, facts
 from fieldloop_cloud.data.leak import Leak
 from fieldloop_cloud.data.leakage import leaks
 from fieldloop_cloud.data.sizing import WIDTH, Sizing, recommend, rows_for_width
-from fieldloop_cloud.data.split import Kept, split
-from fieldloop_cloud.select.curves import LearningCurve, learning_curve
+from fieldloop_cloud.data.split import Kept, Split, split
+from fieldloop_cloud.select.curves import REPEATS, LearningCurve, learning_curve
 from fieldloop_cloud.select.machine import Machine, this_machine
-from fieldloop_cloud.select.probes import Noise, Probe, builder, noise, probe, scorer
+from fieldloop_cloud.select.probes import MAX_ROWS, Noise, Probe, builder, noise, probe, scorer
 from fieldloop_cloud.select.route import Aim, Route, aim, route
 
 BUDGET_S = 600.0
+_CURVE_FITS = 3.5
+"""Sizes that shrink by sqrt(2) take as long together as so many fits of the largest."""
+
 _WIDTHS = (0.02, 0.04, 0.1, 0.2)
 
 
-class TestSize(msgspec.Struct, frozen=True, kw_only=True):
+class SizeForWidth(msgspec.Struct, frozen=True, kw_only=True):
     """How many test rows an interval takes.
 
     Attributes:
@@ -72,7 +75,7 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     aim: Aim
     split: Sizing
     kept: Kept
-    test_sizes: tuple[TestSize, ...]
+    test_sizes: tuple[SizeForWidth, ...]
     curve: LearningCurve | None
     leaks: tuple[Leak, ...]
     warnings: tuple[str, ...]
@@ -90,6 +93,8 @@ def advise(
     width: float = WIDTH,
     seed: int = 0,
     machine: Machine | None = None,
+    parts: Split | None = None,
+    limit_s: float | None = None,
     progress: Progress = quiet,
 ) -> Advice:
     """Look at a data set and this machine, and say what to do.
@@ -101,6 +106,8 @@ def advise(
         seed: Of the split and the probes; use the same for training, so that the test rows that
             nobody looked at here are those that are sealed there.
         machine: Where it will be trained; None for this one.
+        parts: A split that is made already; its test rows are not looked at. None for `auto`.
+        limit_s: Leave the learning curve out if it would take longer; None for no limit.
         progress: Called with (stage, fraction, text) while it runs.
 
     Raises:
@@ -115,7 +122,7 @@ def advise(
     progress("look", 0.0, f"{len(data)} rows of {data.name}")
     where = machine or this_machine()
     sizing = recommend(data, width=width)
-    parts = split(data, strategy="auto", seed=seed, width=width)
+    parts = parts or split(data, strategy="auto", seed=seed, width=width)
     development = data.take(parts.development)
     target = aim(data)
     probes = probe(
@@ -141,26 +148,40 @@ def advise(
         split=sizing,
         kept=parts.kept,
         test_sizes=_test_sizes(data.task, max(item.score for item in probes)),
-        curve=_curve(development, probes, target.metric, seed, progress),
+        curve=_curve(
+            development,
+            probes,
+            target.metric,
+            seed=seed,
+            limit_s=limit_s,
+            progress=progress,
+        ),
         leaks=leaking,
         warnings=_warnings(data, found, leaking, parts.notes),
     )
 
 
-def _test_sizes(task: DataTask, score: float) -> tuple[TestSize, ...]:
+def _test_sizes(task: DataTask, score: float) -> tuple[SizeForWidth, ...]:
     # At 1 and at 0 an interval shrinks to nothing, which no coming score should be sized by.
     expected = min(max(score, 0.05), 0.99)
     return tuple(
-        TestSize(width=width, row_count=rows_for_width(width, task=task, score=expected))
+        SizeForWidth(width=width, row_count=rows_for_width(width, task=task, score=expected))
         for width in _WIDTHS
     )
 
 
 def _curve(
-    development: Dataset, probes: tuple[Probe, ...], metric: str, seed: int, progress: Progress
+    development: Dataset,
+    probes: tuple[Probe, ...],
+    metric: str,
+    *,
+    seed: int,
+    limit_s: float | None,
+    progress: Progress,
 ) -> LearningCurve | None:
     best = max(probes, key=lambda item: item.score)
-    if best.name == "guess":
+    expected_s = REPEATS * _CURVE_FITS * best.fit_s * max(1.0, len(development) / MAX_ROWS)
+    if best.name == "guess" or (limit_s is not None and expected_s > limit_s):
         return None
     build = builder(best.name, development, seed)
     assert build is not None

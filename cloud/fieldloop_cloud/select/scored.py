@@ -7,6 +7,7 @@ import msgspec
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.quantize import Gate
+from fieldloop_cloud.select.criteria.verdicts import Assessment
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +34,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         kept_float: Layers of a `mixed` net that stay in float.
         warnings: What makes the ranges of the integers doubtful.
         trial: Number of its trial in the search; 0 for the candidate's best one.
+        criteria: What information criteria and bounds say of the fitted model, or why nothing.
     """
 
     candidate: str
@@ -55,6 +57,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     kept_float: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     trial: int = 0
+    criteria: tuple[Assessment, ...] = ()
 
     @property
     def name(self) -> str:

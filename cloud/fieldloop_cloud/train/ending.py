@@ -13,6 +13,7 @@ from fieldloop_cloud.data.seal import SealedTest
 from fieldloop_cloud.data.split import Split
 from fieldloop_cloud.select.scored import Scored, Skipped
 from fieldloop_cloud.train.bench import Bench
+from fieldloop_cloud.train.evidence import evidence_on
 from fieldloop_cloud.train.measure import Answers, answers
 from fieldloop_cloud.train.metrics import Estimate, confusion, estimate, estimates
 from fieldloop_cloud.train.reference import golden_set, reference_profile
@@ -65,6 +66,7 @@ class Ending:
             confusion=_confusion(test, said[chosen.precision]),
             skipped=self.skipped,
             openings=sealed.openings,
+            sealed=evidence_on(test, said[chosen.precision], self.split.test, seed=bench.seed),
             notes=(*self.data.notes, *facts(self.data).warnings),
             tools=tool_versions(),
             front=tuple(sorted(self.front, key=lambda item: -item.score)),
@@ -87,6 +89,11 @@ class Ending:
             validation_count=len(self.split.validation),
             test_count=len(self.split.test),
             sha256=self.split.sha256,
+            strategy=self.split.strategy,
+            kept=self.split.kept,
+            fold_count=len(self.split.folds),
+            left_out_count=len(self.split.left_out),
+            notes=self.split.notes,
         )
 
     def _lineage(

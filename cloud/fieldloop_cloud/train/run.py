@@ -19,19 +19,28 @@ from fieldloop.manifest import GoldenSet, Lineage, Precision
 from fieldloop.profile import ReferenceProfile
 from fieldloop.signature import Signature
 from fieldloop_cloud.compile.compiled import Compiled, Evidence
+from fieldloop_cloud.data.leak import Leak
 from fieldloop_cloud.data.seal import Opening
+from fieldloop_cloud.data.split import Kept, Strategy
 from fieldloop_cloud.files import write_file
+from fieldloop_cloud.select.advice import Advice
 from fieldloop_cloud.select.scored import Measured, Scored, SearchRecord, Skipped
+from fieldloop_cloud.train.evidence import SealedEvidence
 from fieldloop_cloud.train.metrics import Estimate
 
 
 class SplitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The split's sizes and hash."""
+    """The split's sizes, hash, and how it was drawn; the last has defaults for older runs."""
 
     train_count: int
     validation_count: int
     test_count: int
     sha256: str
+    strategy: Strategy = "60-20-20"
+    kept: Kept = "strata"
+    fold_count: int = 0
+    left_out_count: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +65,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         tools: Versions.
         elapsed_s: Seconds from start to end.
         search: How many trials there were and how they ended; None in runs of older versions.
+        leaks: What was found that could make the scores untrue.
+        leakage_allowed: Why training went on in spite of a finding that stops; empty if none did.
+        sealed: What the test rows show besides the scores; None in runs of older versions.
+        advice: What was advised for the data; None where there was no time, or no report.
     """
 
     data: str
@@ -75,6 +88,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     tools: dict[str, str] = {}
     elapsed_s: float = 0.0
     search: SearchRecord | None = None
+    leaks: tuple[Leak, ...] = ()
+    leakage_allowed: str = ""
+    sealed: SealedEvidence | None = None
+    advice: Advice | None = None
 
 
 class Run(RunRecord, frozen=True, kw_only=True):

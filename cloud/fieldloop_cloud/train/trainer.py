@@ -15,25 +15,27 @@ from fieldloop.errors import ConfigError
 from fieldloop_cloud.compile.quantize import EPSILON, check_epsilon
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.data.split import Strategy, split
+from fieldloop_cloud.data.leakage import check_leakage
+from fieldloop_cloud.data.split import Split, Strategy, split
 from fieldloop_cloud.files import check_writable
 from fieldloop_cloud.release.targets import Target, load_target
 from fieldloop_cloud.report.html import write_run_report
+from fieldloop_cloud.select.advice import Advice, advise
 from fieldloop_cloud.select.candidates import Candidate, portfolio
 from fieldloop_cloud.select.choice import choose
+from fieldloop_cloud.select.route import aim
 from fieldloop_cloud.select.search.search import LOCAL_NAME, SearchPlan, search
 from fieldloop_cloud.select.search.storage import HEARTBEAT_S
-from fieldloop_cloud.train.bench import bench_of
+from fieldloop_cloud.train.bench import Bench, bench_of
 from fieldloop_cloud.train.ending import Ending, dummy_score
 from fieldloop_cloud.train.metrics import METRICS
 from fieldloop_cloud.train.run import Run
 
-IMBALANCED_SHARE = 0.8
-"""Above this share of one class, accuracy says too little and balanced accuracy decides."""
-
-
 _ENDING_S, _ENDING_SHARE = 3.0, 0.05
 """Kept back of the budget for choosing, the test set and the report."""
+
+_ADVICE_S = 30.0
+"""With less time left, the report does without the advice."""
 
 
 def train(
@@ -51,6 +53,7 @@ def train(
     search_s: float | None = None,
     max_trial_s: float | None = None,
     floor: float | None = None,
+    allow_leakage: str = "",
     workers: int = 1,
     study: str | None = None,
     heartbeat_s: int = HEARTBEAT_S,
@@ -79,6 +82,8 @@ def train(
         search_s: Search until so many seconds have passed since the start.
         max_trial_s: Longest time for one trial, training and compiling; then it is killed.
         floor: Lowest validation score that is acceptable.
+        allow_leakage: Why findings of the leakage check are put up with; the reason stays in the
+            run. Empty: they stop.
         workers: Processes that search at the same time on this machine.
         study: Database for the search, `postgresql://USER@HOST/DATABASE`, so that workers on
             other machines can join (`fieldloop worker`); needs `out`, which they must reach too.
@@ -93,7 +98,7 @@ def train(
     Raises:
         ConfigError: An unknown device, candidate, metric or split, a budget that is not positive,
             an epsilon that is no share, or a search that cannot be resumed.
-        DataError: Data that cannot be split.
+        DataError: Data that cannot be split, or that leak (see `data.leakage`).
         EnvironmentFaultError: `out` cannot be written; found out before anything is trained.
         GateError: Nothing fits the device, nothing beats the dummy model, or nothing reaches
             the floor.
@@ -123,6 +128,7 @@ def train(
         check_writable(Path(out))
     progress("split", 0.0, f"{len(data)} rows of {data.name}")
     parts = split(data, strategy=strategy, seed=seed)
+    leaks = check_leakage(data, parts, allowed=allow_leakage)
     bench = bench_of(
         data,
         parts,
@@ -141,13 +147,31 @@ def train(
     ending = Ending(data, parts, bench, found.front, found.skipped, baseline)
     run = msgspec.structs.replace(
         ending.run(found.front[choice.index], choice.why),
-        elapsed_s=time.monotonic() - started,
         search=found.record,
+        leaks=leaks,
+        leakage_allowed=allow_leakage if any(leak.stops for leak in leaks) else "",
     )
     if out is not None:
+        run = msgspec.structs.replace(run, advice=_advice(data, parts, bench, budget_s))
+        run = msgspec.structs.replace(run, elapsed_s=time.monotonic() - started)
         run = _written(run, Path(out))
+    run = msgspec.structs.replace(run, elapsed_s=time.monotonic() - started)
     progress("done", 1.0, f"chose {run.chosen.name}")
     return run
+
+
+def _advice(data: Dataset, parts: Split, bench: Bench, budget_s: float) -> Advice | None:
+    """Return the advice for the report, if the budget leaves the time for it."""
+    if bench.left_s < _ADVICE_S:
+        return None
+    return advise(
+        data,
+        budget_s=budget_s,
+        seed=bench.seed,
+        parts=parts,
+        limit_s=bench.left_s / 2,
+        progress=bench.progress,
+    )
 
 
 def _wanted(names: Sequence[str] | None, data: Dataset) -> tuple[Candidate, ...]:
@@ -178,6 +202,4 @@ def _checked_metric(metric: str | None, data: Dataset) -> str:
                 f"'{metric}' cannot decide a {data.task}", advice=f"Use one of {', '.join(known)}."
             )
         return metric
-    if data.task == "classification" and max(data.class_counts) > IMBALANCED_SHARE * len(data):
-        return "balanced_accuracy"
-    return known[0]
+    return aim(data).metric

@@ -7,25 +7,21 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from fieldloop.errors import UnsupportedError
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.quantize import CLASSICAL_LADDER, NET_LADDER
-from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.select.candidates import Candidate, Settings
+from fieldloop_cloud.select.criteria.assess import assess, assess_net
 from fieldloop_cloud.select.scored import Scored, Skipped
 from fieldloop_cloud.train.bench import Bench
 from fieldloop_cloud.train.classical import check_time, features, fit, some_rows
 from fieldloop_cloud.train.crossing import cross
-from fieldloop_cloud.train.ladder import Trained, climb, rungs
+from fieldloop_cloud.train.ladder import Trained, climb
+from fieldloop_cloud.train.meaning import named
 from fieldloop_cloud.train.measure import Answers
 from fieldloop_cloud.train.metrics import estimate
-from fieldloop_cloud.train.nets import plan_net, train_net
-from fieldloop_cloud.train.qat_training import train_aware
-
-NET_MIN_S = 20.0
-"""TensorFlow's start and a conversion take this long before anything is learned."""
+from fieldloop_cloud.train.net_trial import trained_net
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +57,12 @@ def run_trial(
     """
     if candidate.is_deep:
         bench = bench.held_out_once()
-        trained, ladder = _deep(candidate, bench), NET_LADDER
+        trained, ladder = trained_net(candidate, settings, bench), NET_LADDER
     else:
         trained, ladder = _classical(candidate, settings, bench, to_beat), CLASSICAL_LADDER
     scored, skipped = climb(trained, ladder, bench)
+    criteria = assess_net() if candidate.is_deep else assess(trained.model, bench.train)
+    scored = [msgspec.structs.replace(item, criteria=criteria) for item in scored]
     held_out = trained.held_out
     return TrialEnd(
         scored=tuple(scored),
@@ -125,68 +123,3 @@ def _classical(
 
 def _text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def named(compiled: Compiled, data: Dataset) -> Compiled:
-    """Give a compiled model the data's own meaning of its columns or pixels, and the labels.
-
-    Raises:
-        UnsupportedError: An integer input for columns whose values may be missing, or a class
-            that no training row has.
-    """
-    unseen = [str(label) for label in data.labels if label not in compiled.signature.labels]
-    if unseen:
-        raise UnsupportedError(
-            f"no training row has the class {', '.join(unseen)}",
-            where=data.name,
-            advice="Bring more rows of it, or leave it out.",
-        )
-    gaps = [spec.name for spec in data.features if spec.missing_allowed]
-    if gaps and compiled.signature.inputs[0].is_quantized:
-        raise UnsupportedError(
-            "an integer input has no code for a missing value",
-            where=f"columns {', '.join(gaps)}",
-            advice="Use a float precision, or fill the gaps in.",
-        )
-    signature = msgspec.structs.replace(
-        compiled.signature, features=data.features, image=data.image
-    )
-    return dataclasses.replace(compiled, signature=signature.checked())
-
-
-def _deep(candidate: Candidate, bench: Bench) -> Trained:
-    data = bench.train
-    calibration = bench.calibration().X
-    net = train_net(
-        plan_net("cnn", data, max_model_bytes=bench.target.max_model_bytes),
-        data,
-        validation=bench.validation,
-        calibration=calibration,
-        precisions=rungs(NET_LADDER, bench.target),
-        seed=bench.seed,
-        budget_s=bench.left_s,
-        progress=bench.progress,
-    )
-
-    def compile_to(precision: Precision) -> Compiled:
-        return named(net.compile_to(precision), data)
-
-    return Trained(
-        name=candidate.name,
-        compile_to=compile_to,
-        parameters=net.parameters,
-        train_s=net.train_s,
-        model=net.keras_bytes,
-        calibration=calibration,
-        aware=lambda: (
-            train_aware(
-                net.keras_bytes,
-                np.asarray(data.X, dtype=np.float32),
-                data.y,
-                classes=len(data.labels),
-                net=net.settings,
-                budget_s=max(1.0, bench.left_s),
-                progress=bench.progress,
-            ).tflite
-        ),
-    )

@@ -18,8 +18,8 @@ from statsmodels.tools import eval_measures
 from fieldloop.errors import ConfigError
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.sources import from_arrays
-from fieldloop_cloud.data.split import folds, split
-from fieldloop_cloud.select.criteria.assess import assess, assess_net
+from fieldloop_cloud.data.split import folds
+from fieldloop_cloud.select.criteria.assess import assess, assess_held_out, assess_net
 from fieldloop_cloud.select.criteria.bounds import holdout_bound, srm_bound
 from fieldloop_cloud.select.criteria.crossval import (
     CrossValidated,
@@ -29,6 +29,7 @@ from fieldloop_cloud.select.criteria.crossval import (
 from fieldloop_cloud.select.criteria.gaussian import linear
 from fieldloop_cloud.select.criteria.separation import is_separated
 from fieldloop_cloud.select.criteria.verdicts import NotApplicable, Verdict, best
+from fieldloop_cloud.train.metrics import Estimate
 
 
 def by_name(found):
@@ -44,11 +45,9 @@ def reasons(found):
 
 
 def of(estimator, X, y, *, task=None):
-    """Fit and assess; held-out rows are the last tenth."""
+    """Fit and assess."""
     data = from_arrays(X, y, task=task)
-    train, rest = np.arange(len(X) * 9 // 10), np.arange(len(X) * 9 // 10, len(X))
-    fitted = estimator.fit(data.take(train).flat.astype(np.float64), data.y[train])
-    return assess(fitted, data.take(train), data.take(rest), model_count=10), data.take(train)
+    return assess(estimator.fit(data.flat.astype(np.float64), data.y), data), data
 
 
 def regression(count=300, columns=5, seed=0):
@@ -245,7 +244,7 @@ def test_k_nn_regression_counts_its_neighbourhoods():
     found, train = of(KNeighborsRegressor(10), X, y)
     assert by_name(found)["AIC"].note == f"{len(train) / 10:.1f} degrees of freedom"
     assert "no parameters" in reasons(found)["TIC"]
-    assert "parameters for 270 rows" in reasons(of(KNeighborsRegressor(2), X, y)[0])["AIC"]
+    assert "parameters for 300 rows" in reasons(of(KNeighborsRegressor(2), X, y)[0])["AIC"]
 
 
 def test_preprocessing_without_the_target_is_no_obstacle():
@@ -253,11 +252,10 @@ def test_preprocessing_without_the_target_is_no_obstacle():
     assert "AIC" in values(of(make_pipeline(PCA(3), LinearRegression()), X, y)[0])
 
 
-def test_a_net_gets_a_bound_and_nothing_else():
-    found = assess_net(0.05, row_count=500, model_count=20)
-    assert values(found).keys() == {"hold-out bound"}
+def test_a_net_has_no_criterion_of_its_own():
+    found = assess_net()
+    assert not values(found)
     assert "not identified" in reasons(found)["BIC"]
-    assert not values(assess_net(None, row_count=500, model_count=20))
 
 
 # --- bounds -------------------------------------------------------------------------------------
@@ -268,7 +266,10 @@ def test_bounds_hold_and_say_when_they_are_vacuous():
     mine = values(found)
     error = 1 - LogisticRegression().fit(train.flat, train.y).score(train.flat, train.y)
     assert mine["SRM bound"] > error
-    assert mine["hold-out bound"] > error - 0.05
+    held_out = Estimate(metric="accuracy", value=1 - error, low=0, high=1, row_count=400)
+    assert assess_held_out(held_out, model_count=9, family="f").value > error
+    other = Estimate(metric="f1_macro", value=0.9, low=0, high=1, row_count=400)
+    assert "not for f1_macro" in assess_held_out(other, model_count=9, family="f").reason
     wide = srm_bound(0.1, row_count=50, capacity=60, family="f")
     assert wide.value == 1.0
     assert "vacuous" in wide.note
@@ -360,12 +361,10 @@ def test_values_are_ranked_within_one_family_only():
     assert "Akaike" in ridge.source
 
 
-def test_every_criterion_answers_for_every_bundled_model():
+def test_every_criterion_answers():
     data = Dataset.load("sklearn:breast_cancer")
-    parts = split(data)
-    train, rest = data.take(parts.train), data.take(parts.validation)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-    found = assess(model.fit(train.flat, train.y), train, rest, model_count=5)
+    found = assess(model.fit(data.flat, data.y), data)
     assert [item.name for item in found] == [
-        "AIC", "AICc", "BIC", "TIC", "SRM bound", "radius-margin bound", "hold-out bound",
+        "AIC", "AICc", "BIC", "TIC", "SRM bound", "radius-margin bound",
     ]  # fmt: skip

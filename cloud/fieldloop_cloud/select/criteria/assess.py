@@ -14,6 +14,7 @@ from fieldloop_cloud.select.criteria.bounds import holdout_bound, radius_margin_
 from fieldloop_cloud.select.criteria.gaussian import INFORMATION, linear, nearest_neighbours
 from fieldloop_cloud.select.criteria.logistic import logistic
 from fieldloop_cloud.select.criteria.verdicts import Assessment, CriterionName, refused
+from fieldloop_cloud.train.metrics import Estimate
 
 _NO_LIKELIHOOD = {
     "SVC": "the hinge loss is no likelihood; choose by cross-validation",
@@ -28,53 +29,50 @@ _TREES = "leaves are not degrees of freedom: where they split was chosen by the 
 _MAX_KERNEL_ROWS = 3000
 
 
-def assess(
-    model: Any,
-    train: Dataset,
-    validation: Dataset,
-    *,
-    model_count: int,
-) -> tuple[Assessment, ...]:
-    """Assess a fitted classical model by every criterion.
+def assess(model: Any, train: Dataset) -> tuple[Assessment, ...]:
+    """Assess a fitted classical model by every criterion that needs the rows it was fitted on.
 
     Args:
         model: A fitted scikit-learn Pipeline or estimator.
         train: The rows that it was fitted on.
-        validation: Held-out rows.
-        model_count: Models that were compared on them.
     """
     estimator, inside = _unwrapped(model, train)
     name = type(estimator).__name__
     family = f"{name}, {len(train)} rows"
-    found = _information(model, estimator, inside, train, family)
-    found += _structural(model, estimator, inside, train, family)
-    found += _held_out(model, validation, model_count, family)
+    try:
+        found = _information(model, estimator, inside, train, family)
+        found += _structural(model, estimator, inside, train, family)
+    except np.linalg.LinAlgError as error:
+        names: tuple[CriterionName, ...] = (*INFORMATION, "SRM bound", "radius-margin bound")
+        return tuple(refused(names, family, f"it cannot be computed: {error}"))
     return tuple(found)
 
 
-def assess_net(
-    validation_error: float | None, *, row_count: int, model_count: int
-) -> tuple[Assessment, ...]:
-    """Assess a net: information criteria and capacity bounds say nothing about it.
-
-    Args:
-        validation_error: Share of held-out rows that it gets wrong; None for regression.
-        row_count: Held-out rows.
-        model_count: Models that were compared on them.
-    """
+def assess_net() -> tuple[Assessment, ...]:
+    """Assess a net: information criteria and capacity bounds say nothing about it."""
     family = "net"
     singular = "a net is a singular model: its parameters are not identified"
     found = refused(INFORMATION, family, singular)
-    found += refused(
-        ("SRM bound",), family, "a net's capacity exceeds its rows, so the bound is vacuous"
-    )
+    vacuous = "a net's capacity exceeds its rows, so the bound is vacuous"
+    found += refused(("SRM bound",), family, vacuous)
     found += refused(("radius-margin bound",), family, "it belongs to support vector machines")
-    if validation_error is None:
-        return (*found, *refused(("hold-out bound",), family, _UNBOUNDED))
-    bound = holdout_bound(
-        validation_error, row_count=row_count, model_count=model_count, family=family
+    return tuple(found)
+
+
+def assess_held_out(score: Estimate, *, model_count: int, family: str) -> Assessment:
+    """Assess a score on held-out rows.
+
+    Args:
+        score: On rows that the model was not fitted on.
+        model_count: Models that were compared on them.
+        family: Of the verdict.
+    """
+    if score.metric != "accuracy":
+        reason = f"the bound is for the share of right answers, not for {score.metric}"
+        return refused(("hold-out bound",), family, reason)[0]
+    return holdout_bound(
+        1 - score.value, row_count=score.row_count, model_count=model_count, family=family
     )
-    return (*found, bound)
 
 
 _UNBOUNDED = "the bound needs a loss with an upper limit, which a regression has not"
@@ -88,6 +86,8 @@ def _unwrapped(model: Any, train: Dataset) -> tuple[Any, NDArray[np.float64] | N
         return model, rows
     chosen = any(type(step).__module__.startswith("sklearn.feature_selection") for _, step in steps)
     estimator = steps[-1][1]
+    if len(steps) == 1:
+        return estimator, rows
     return estimator, None if chosen else np.asarray(model[:-1].transform(rows), dtype=np.float64)
 
 
@@ -211,10 +211,3 @@ def _radius_margin(
     coefficients[core.support_] = core.dual_coef_[0]
     kernel = pairwise_kernels(inside, metric=core.kernel, **parameters)
     return [radius_margin_bound(kernel, coefficients, family=family)]
-
-
-def _held_out(model: Any, validation: Dataset, model_count: int, family: str) -> list[Assessment]:
-    if validation.task == "regression":
-        return refused(("hold-out bound",), family, _UNBOUNDED)
-    wrong = float((model.predict(validation.flat.astype(np.float64)) != validation.y).mean())
-    return [holdout_bound(wrong, row_count=len(validation), model_count=model_count, family=family)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 _PROBED_ROWS = 400
 _POSITIVE = 1e-6
-_MAX_CELLS = 20_000_000
+_MAX_CELLS = 2_000_000
 
 
 def is_separated(X: NDArray[np.float64], y: NDArray[np.int64]) -> bool | None:

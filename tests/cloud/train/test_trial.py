@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 import fieldloop_cloud as fl
 from fieldloop.errors import UnsupportedError
-from fieldloop_cloud.train.trial import named as named_by
+from fieldloop_cloud.train.meaning import named as named_by
 
 
 def test_a_class_without_training_rows_does_not_shift_the_names_of_the_others():

@@ -25,6 +25,8 @@ CANDIDATES: tuple[Candidate, ...] = (
     trees.BOOSTING,
     nets.PERCEPTRON,
     nets.CNN,
+    nets.CNN1D,
+    nets.GRU,
 )
 """Every candidate, the cheapest to train first."""
 

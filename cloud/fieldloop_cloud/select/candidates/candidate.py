@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fieldloop_cloud.compile.conversion import INSTALL_DEEP, missing_packages
-from fieldloop_cloud.data.dataset import Dataset, DataTask
+from fieldloop_cloud.data.dataset import Dataset, DataTask, Kind
 from fieldloop_cloud.select.candidates.space import Settings, Space
+from fieldloop_cloud.train.nets.plans import NetPlan
+from fieldloop_cloud.train.nets.settings import NetSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,9 @@ class Candidate:
         space: What a search varies.
         growth: Exponent of training time in the number of rows, for the time estimate.
         build: Makes an unfitted scikit-learn estimator from (data, settings, seed); None for nets.
+        plan: Plans a net of Keras from (data, settings, the device's bytes); None for others.
+        net_settings: How that net is trained; None for others.
+        kinds: What data it takes.
         shrink: Returns settings of a model with about this share of the bytes, None if there is
             no smaller one; None for models that have no size to choose.
         least_values: How many constants the flatbuffer holds at least, from (data, settings),
@@ -38,6 +43,9 @@ class Candidate:
     space: Space = field(default_factory=dict)
     growth: float = 1.0
     build: Callable[[Dataset, Settings, int], Any] | None = None
+    plan: Callable[[Dataset, Settings, int], NetPlan] | None = None
+    net_settings: Callable[[Settings], NetSettings] | None = None
+    kinds: tuple[Kind, ...] = ("tabular", "image")
     shrink: Callable[[Settings, float], Settings | None] | None = None
     least_values: Callable[[Dataset, Settings], int] | None = None
     is_costly: bool = False
@@ -45,16 +53,16 @@ class Candidate:
     @property
     def is_deep(self) -> bool:
         """Whether it is a net of Keras, which needs the extra `[deep]`."""
-        return self.build is None
+        return self.plan is not None
 
     def why_not(self, dataset: Dataset) -> str:
         """Return why it cannot be used on this data here; empty if it can."""
         if dataset.task not in self.tasks:
             return f"it does not do {dataset.task}"
+        if dataset.kind not in self.kinds:
+            return f"it does not take {dataset.kind} data, only {' or '.join(self.kinds)}"
         if not self.is_deep:
             return ""
-        if dataset.kind != "image":
-            return "it needs images"
         missing = missing_packages()
         return f"{missing}: {INSTALL_DEEP}" if missing else ""
 

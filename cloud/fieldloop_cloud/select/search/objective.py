@@ -21,7 +21,7 @@ from fieldloop_cloud.select.search.limits import early_overruns
 from fieldloop_cloud.select.search.orders import Order, Outcome
 from fieldloop_cloud.select.search.spec import OpenStudy
 from fieldloop_cloud.train.bench import Bench
-from fieldloop_cloud.train.trial import NET_MIN_S
+from fieldloop_cloud.train.net_trial import NET_MIN_S
 
 OUTCOME, REASON, WORKER = "outcome", "reason", "worker"
 _UNKNOWN = 1.0

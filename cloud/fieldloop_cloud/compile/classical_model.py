@@ -19,7 +19,7 @@ from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.input_tensor import input_spec, root_value
 from fieldloop_cloud.compile.labelling import Given, Labelling
 from fieldloop_cloud.compile.lowering import Context, Outputs
-from fieldloop_cloud.compile.originals import ask, target_of
+from fieldloop_cloud.compile.originals import ask, target_of, widened
 from fieldloop_cloud.compile.rows import Rows
 from fieldloop_cloud.compile.tensor import Tensor
 from fieldloop_cloud.compile.value import Value
@@ -73,10 +73,10 @@ def compile_classical(
         original = labelling.applied(model)
         name = f"{type(model).__module__.partition('.')[0]} {type(model).__name__}"
 
-        def compare(form: Rows, name: str) -> Evidence:
+        def compare(form: Rows, name: str, asked: Any = original) -> Evidence:
             return parity.check(
                 compiled,
-                original,
+                asked,
                 form,
                 name=name,
                 held_out=held_out,
@@ -85,7 +85,7 @@ def compile_classical(
                 ties=context.ties,
             )
 
-        evidence = _evidence(compare, rows, name)
+        evidence = _evidence(compare, original, rows, name)
     return Compiled(compiled.tflite, signature, evidence, precision)
 
 
@@ -109,7 +109,7 @@ def _lowered(model: Any, value: Value, context: Context, rows: Rows) -> Outputs:
         raise
 
 
-def _evidence(compare: Callable[[Rows, str], Evidence], rows: Rows, name: str) -> Evidence:
+def _evidence(compare: Callable[..., Evidence], original: Any, rows: Rows, name: str) -> Evidence:
     """Compare with the original; what was fitted on float32 may also be asked in float64.
 
     scikit-learn then computes in float32 itself, and may be further from the truth than we are.
@@ -119,8 +119,9 @@ def _evidence(compare: Callable[[Rows, str], Evidence], rows: Rows, name: str) -
     except GateError:
         if not any(dtype == np.float32 for dtype in rows.dtypes):
             raise
-        with contextlib.suppress(GateError):  # the first one says more
-            return compare(rows.in_float64(), f"{name} asked in float64")
+        for asked in (original, widened(original)):
+            with contextlib.suppress(GateError, DataError):  # the first one says more
+                return compare(rows.in_float64(), f"{name} asked in float64", asked)
         raise
 
 

@@ -24,8 +24,11 @@ LARGEST = 3e38
 DUST = 0.01
 """A transformed column smaller than this share of the largest one is judged as if it were not."""
 
-LARGE_DECISION = 100.0
-"""Decisions above this are coarser than the limits in float32; probabilities may follow them."""
+LARGE_DECISION = PROBABILITY_LIMITS["float32"] / 2.0**-23
+"""From this size on (84) float32's own steps between decisions are larger than the limit for
+probabilities. Neither softmax nor the logistic function passes on more than a quarter of such a
+step, but a decision sums up several terms of its size; one step is what a probability may follow.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,21 @@ def limit_of(role: str, compiled: Compiled) -> float:
     return table[compiled.precision]
 
 
-def steepness(expected: dict[str, NDArray[Any]], count: int) -> float:
-    """How much coarser float32 makes probabilities whose logits are large, at least 1."""
-    decision = np.abs(expected.get("decision", np.zeros(1))[:count])
-    return max(1.0, float(decision.max(initial=0.0)) / LARGE_DECISION)
+def steepness(expected: dict[str, NDArray[Any]], count: int) -> NDArray[np.float64]:
+    """How much coarser float32 makes each row's probabilities where logits are large, at least 1.
+
+    A row is judged by its own logits, or by the usual ones if larger: near a boundary the terms
+    of a sum are large though their sum is not. One row of giants is no excuse for the others.
+
+    Args:
+        expected: The original's answers by output, the user's rows first.
+        count: How many rows are the user's.
+    """
+    length = len(next(iter(expected.values())))
+    decision = np.abs(np.nan_to_num(expected.get("decision", np.zeros(length)).astype(np.float64)))
+    own = decision.reshape(length, -1).max(axis=1, initial=0.0)
+    usual = float(np.median(own[:count])) if count else 0.0
+    return np.asarray(np.maximum(1.0, np.maximum(own, usual) / LARGE_DECISION))
 
 
 def compare(
@@ -69,7 +83,7 @@ def compare(
     *,
     count: int,
     compiled: Compiled,
-    steep: float,
+    steep: NDArray[np.float64],
     moved: NDArray[np.float64] | None = None,
     each: bool = False,
 ) -> Compared:
@@ -81,7 +95,7 @@ def compare(
         got: The compiled model's.
         count: How many rows are the user's.
         compiled: The compiled model.
-        steep: From `steepness`.
+        steep: From `steepness`, (n,).
         moved: How far each row of the original moves within float32's rounding.
         each: Whether each column answers for a target of its own.
     """
@@ -101,7 +115,7 @@ def compare(
     difference[:count] = np.where(lost[:count], np.inf, difference[:count])
     finite = np.where(np.isfinite(a), np.abs(a), 0.0)
     if role == "probabilities":
-        size = np.full((len(a), 1), steep)
+        size = steep[:, None] if compiled.precision == "float32" else np.ones((len(a), 1))
     else:
         usual = finite[:count].max(initial=0.0)
         if role == "value":  # each target has a size of its own
@@ -114,7 +128,7 @@ def compare(
     # A probe lies up to BEYOND ranges outside; float32 is coarser there by as much.
     allowed[count:] *= 1.0 + BEYOND
     if moved is not None:
-        allowed += 4 * moved[:, None]
+        allowed += moved[:, None]
     excess = difference / allowed
     exact = compiled.precision == "float32"
     worst = excess.max(initial=0.0) if exact else np.sqrt(np.mean(excess[:count] ** 2))
@@ -124,20 +138,20 @@ def compare(
         excess=float(worst),
         row=row,
         margin=_margin_of_each(role, a) if each else _margin(role, a),
-        tie=_tie(role, finite, count=count, steep=steep) + (0.0 if moved is None else 8 * moved),
+        tie=_tie(role, finite, count=count, steep=steep) + (0.0 if moved is None else 2 * moved),
         beyond=np.asarray((excess > 1.0).any(axis=1)),
     )
 
 
 def _tie(
-    role: str | None, size: NDArray[np.float64], *, count: int, steep: float
+    role: str | None, size: NDArray[np.float64], *, count: int, steep: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Twice float32's limit at the size of each row, in any precision.
 
     A row's own size counts, or the usual one: one row of giants is no excuse for the others.
     """
     if role == "probabilities":
-        tie = np.full(len(size), 2 * PROBABILITY_LIMITS["float32"] * steep)
+        tie = 2 * PROBABILITY_LIMITS["float32"] * steep
     else:
         own = size.max(axis=1, initial=0.0)
         usual = float(np.median(own[:count])) if count else 0.0

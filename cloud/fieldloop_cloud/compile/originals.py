@@ -1,10 +1,12 @@
 """What the original answers: one call for each output that the compiled model has."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 
 from fieldloop_cloud.compile.rows import Rows
 from fieldloop_cloud.compile.value import host_array
@@ -46,7 +48,7 @@ def ask(model: Any, role: str, raw: Any, *, target: int | None = None) -> NDArra
 
 
 def ask_all(
-    model: Any, rows: Rows, table: NDArray[np.float32], specs: Sequence[Any]
+    model: Any, rows: Rows, table: NDArray[Any], specs: Sequence[Any]
 ) -> dict[str, NDArray[Any]] | None:
     """Return the answer for each output; None if scikit-learn refuses a row."""
     raw = rows.original(table)
@@ -76,6 +78,23 @@ def answered(
     first, a = answered(model, rows, table[:half], specs)
     second, b = answered(model, rows, table[half:], specs)
     return np.concatenate([first, second]), {n: np.concatenate([a[n], b[n]]) for n in a}
+
+
+def widened(fitted: Any) -> Any:
+    """Return a fitted object with its float32 arrays as float64, those of its members included.
+
+    For what was fitted on float32 and cannot be asked in float64, as KMeans.
+    """
+    if isinstance(fitted, np.ndarray) and fitted.dtype == np.float32:
+        return fitted.astype(np.float64)
+    if isinstance(fitted, list | tuple) and type(fitted) in (list, tuple):
+        return type(fitted)(widened(member) for member in fitted)
+    if not isinstance(fitted, BaseEstimator):
+        return fitted
+    made = copy.copy(fitted)
+    for name, attribute in vars(fitted).items():
+        setattr(made, name, widened(attribute))
+    return made
 
 
 def target_of(name: str) -> int | None:

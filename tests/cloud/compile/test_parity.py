@@ -1,14 +1,17 @@
 """The comparison with the original: what it looks at, and that it refuses."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.cluster import KMeans
 from sklearn.linear_model import (
     GammaRegressor,
     LinearRegression,
     LogisticRegression,
     RidgeClassifier,
 )
+from sklearn.neighbors import NearestCentroid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures, PowerTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
@@ -16,6 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 from fieldloop.errors import DataError, GateError
 from fieldloop.signature import FeatureSpec
 from fieldloop_cloud.compile.api import to_tflite
+from fieldloop_cloud.compile.comparison import steepness
 from fieldloop_cloud.compile.lowering import lowers
 
 RNG = np.random.default_rng(0)
@@ -165,3 +169,24 @@ def test_the_rounding_of_scikit_learn_in_float32_is_not_held_against_us():
 def test_numbers_that_overflow_on_the_way_to_a_threshold_do_not_stop_the_search():
     model = make_pipeline(PowerTransformer(), DecisionTreeClassifier(random_state=0)).fit(X, Y)
     assert to_tflite(model, example=X).evidence.label_changes == 0
+
+
+@pytest.mark.parametrize("make", [lambda: KMeans(3, n_init=1, random_state=0), NearestCentroid])
+def test_float32_frames_far_from_zero_are_compared_in_float64(make):
+    names = ["a", "b", "c"]
+    frame = pd.DataFrame((RNG.normal(size=(90, 3)) + 1e4).astype(np.float32), columns=names)
+    model = make().fit(frame, frame["a"] > 1e4)
+    compiled = to_tflite(model, example=frame)
+    assert compiled.evidence.label_changes == 0
+    if "distances" in compiled.run(frame):
+        assert compiled.evidence.original.endswith("asked in float64")
+        exact = np.linalg.norm(frame.to_numpy(float)[:, None] - model.cluster_centers_, axis=2)
+        assert np.abs(compiled.run(frame)["distances"] - exact).max() <= 1e-5
+
+
+def test_one_row_of_giants_is_no_excuse_for_the_other_rows():
+    decision = np.array([[1.0, -2.0], [3.0, 0.5], [1e6, 0.0]])
+    assert steepness({"decision": decision}, 3)[:2].tolist() == [1, 1]
+    assert steepness({"decision": decision}, 3)[2] > 1e4
+    assert (steepness({"decision": decision * 1000}, 3) > 1).all()
+    assert steepness({"probabilities": decision}, 3).tolist() == [1, 1, 1]

@@ -19,15 +19,23 @@ def ask(rows):
 
 def test_a_row_on_a_jump_moves_and_others_hardly_do():
     rows = np.float32([[1.0, 0.0], [0.9, 0.0], [1.1, 3.0]])
-    moved = movement(ask, rows, np.ones(2))
+    moved = movement(ask, rows, rows, op_count=5)
     assert moved["label"].tolist() == [1, 0, 0]
     assert moved["value"][0] > 4
     assert moved["value"][1:].max() < 1e-5
 
 
 def test_an_original_that_refuses_says_nothing():
-    assert movement(lambda _: None, np.zeros((3, 2), np.float32), np.ones(2)) == {}
-    assert movement(ask, np.zeros((0, 2), np.float32), np.ones(2)) == {}
+    rows = np.zeros((3, 2), np.float32)
+    assert movement(lambda _: None, rows, rows, op_count=5) == {}
+    assert movement(ask, rows[:0], rows, op_count=5) == {}
+
+
+def test_an_offset_excuses_nothing():
+    near = np.float32([[1.0, 0.0], [0.99999, 0.0], [1.1, 3.0]])
+    far = near + np.float32([0, 1024])
+    moved = [movement(ask, rows, rows, op_count=5)["value"] for rows in (near, far)]
+    assert moved[1][1] < 2 * moved[0][1] + 1e-9
 
 
 class Doubler(RegressorMixin, BaseEstimator):

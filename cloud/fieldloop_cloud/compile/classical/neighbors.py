@@ -173,6 +173,8 @@ def nearest_centroid(estimator: Any, value: Value, context: Context) -> Outputs:
         return {"label": label}
     decision = scores
     if len(prior) == 2:  # noqa: PLR2004 - scikit-learn's shape for two classes
-        first, second = g.columns(scores, 0, 1), g.columns(scores, 1, 2)
-        decision = g.reshape(g.sub(second, first), (-1,))
+        # a² - b² = (a - b)(a + b): far from both centroids their squares would cancel.
+        between = (estimator.centroids_[1:] - estimator.centroids_[:1]) * scale
+        offset = 2 * np.log(prior[1:] / prior[:1])
+        decision = g.reshape(g.fully_connected(g.sum(scaled, 1), between, offset), (-1,))
     return {"label": label, "probabilities": g.softmax(scores), "decision": decision}

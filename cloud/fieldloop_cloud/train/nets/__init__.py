@@ -11,12 +11,12 @@ Follow a training: `train` (the order, seen from outside) -> `worker` (its proce
 """
 
 from fieldloop_cloud.train.nets.costing import NetCost, estimate, estimate_all
-from fieldloop_cloud.train.nets.phases import Phase
 from fieldloop_cloud.train.nets.planning import plan_net
 from fieldloop_cloud.train.nets.plans import Cnn1dPlan, CnnPlan, GruPlan, MlpPlan, NetPlan
 from fieldloop_cloud.train.nets.settings import Augmentation, NetSettings
 from fieldloop_cloud.train.nets.train import train_net
 from fieldloop_cloud.train.nets.trained import TrainedNet
+from fieldloop_cloud.train.phase import Phase
 
 __all__ = [
     "Augmentation",

@@ -7,6 +7,7 @@ from fieldloop.errors import ConfigError, GateError
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.train.metrics import (
     METRICS,
+    PROBABILITY_METRICS,
     Estimate,
     Task,
     estimate,
@@ -24,23 +25,28 @@ def dummy_answers(train: Dataset, count: int) -> NDArray[np.float64]:
     return np.full((count, 1), float(train.y.mean()))
 
 
-def scored(
-    answers: NDArray[np.floating],
-    dummy: NDArray[np.float64],
-    validation: Dataset,
-    metric: str | None,
-) -> tuple[tuple[Estimate, ...], Estimate]:
-    """Score a net by every metric of the task, and the dummy by the deciding one.
+def deciding_metric(task: Task, metric: str | None) -> str:
+    """Return the metric that decides; None for the task's usual one.
 
     Raises:
         ConfigError: No such metric for this task.
     """
-    task: Task = "classification" if validation.labels else "regression"
-    metric = metric or METRICS[task][0]
-    if metric not in METRICS[task]:
+    known = (*METRICS[task], *(PROBABILITY_METRICS if task == "classification" else ()))
+    if metric is not None and metric not in known:
         raise ConfigError(
-            f"'{metric}' does not judge a {task}", advice=f"Use one of {', '.join(METRICS[task])}."
+            f"'{metric}' does not judge a {task}", advice=f"Use one of {', '.join(known)}."
         )
+    return metric or known[0]
+
+
+def scored(
+    answers: NDArray[np.floating],
+    dummy: NDArray[np.float64],
+    validation: Dataset,
+    metric: str,
+) -> tuple[tuple[Estimate, ...], Estimate]:
+    """Score a net by every metric of the task, and the dummy by the deciding one."""
+    task = validation.task
     said, table = _read(answers, task)
     idle, idle_table = _read(dummy, task)
     truth = validation.y

@@ -11,6 +11,8 @@ import numpy as np
 
 from fieldloop_cloud.train.nets.plans import Cnn1dPlan, CnnPlan, GruPlan, MlpPlan, NetPlan
 from fieldloop_cloud.train.nets.scaling import Scaling
+from fieldloop_cloud.train.transfer.build import transfer_body
+from fieldloop_cloud.train.transfer.plan import TransferPlan
 
 Head = Literal["softmax", "sigmoid", "linear"]
 
@@ -22,19 +24,30 @@ def head_of(classes: int, objective: str) -> Head:
     return "sigmoid" if objective == "binary_cross_entropy" else "softmax"
 
 
-def build(plan: NetPlan, *, head: Head | None = None, scaling: Scaling | None = None) -> Any:
+def build(
+    plan: NetPlan,
+    *,
+    head: Head | None = None,
+    scaling: Scaling | None = None,
+    unrolled: bool = True,
+) -> Any:
     """Build the Keras model of a plan, weights as drawn.
 
     Args:
         plan: The net.
         head: The last activation; by default softmax, or linear for a regression.
         scaling: Statistics to fold in; None changes nothing.
+        unrolled: Whether recurrent layers are, as TFLite's builtin ops need them. A loop learns
+            the same weights and is compiled much sooner.
     """
     import keras  # noqa: PLC0415 - only workers import Keras
 
     inputs = keras.Input(plan.input_shape, name="x")
     known = scaling or Scaling.neutral(plan.input_shape[-1])
-    body = _BODIES[type(plan)](plan, inputs, known)
+    if isinstance(plan, GruPlan):
+        body = _gru(plan, inputs, known, unrolled=unrolled)
+    else:
+        body = _BODIES[type(plan)](plan, inputs, known)
     return keras.Model(inputs, _head(plan.classes, head or head_of(plan.classes, "auto"))(body))
 
 
@@ -138,12 +151,18 @@ def _cnn1d(plan: Cnn1dPlan, inputs: Any, scaling: Scaling) -> Any:
     return layers.Dense(plan.dense, activation="relu")(x)
 
 
-def _gru(plan: GruPlan, inputs: Any, scaling: Scaling) -> Any:
+def _transfer(plan: TransferPlan, inputs: Any, scaling: Scaling) -> Any:  # noqa: ARG001 - the family says how pixels are scaled
+    return transfer_body(plan, inputs)
+
+
+def _gru(plan: GruPlan, inputs: Any, scaling: Scaling, *, unrolled: bool) -> Any:
     from keras import layers  # noqa: PLC0415 - only workers import Keras
 
     x = _scaled_channels(inputs, scaling)
-    gather = layers.Conv1D(plan.filters, plan.stride, strides=plan.stride, activation="relu")
-    x = layers.GRU(plan.units, unroll=True)(gather(x))
+    gather = layers.Conv1D(
+        plan.filters, plan.kernel_size, strides=plan.stride, padding="same", activation="relu"
+    )
+    x = layers.GRU(plan.units, unroll=unrolled)(gather(x))
     return layers.Dropout(plan.dropout)(x)
 
 
@@ -151,5 +170,5 @@ _BODIES: dict[type, Callable[[Any, Any, Scaling], Any]] = {
     CnnPlan: _cnn,
     MlpPlan: _mlp,
     Cnn1dPlan: _cnn1d,
-    GruPlan: _gru,
+    TransferPlan: _transfer,
 }

@@ -13,6 +13,7 @@ from fieldloop_cloud.compile.quantizers import convert
 from fieldloop_cloud.compile.worker import die_with_parent, report
 from fieldloop_cloud.train.nets.build import build
 from fieldloop_cloud.train.nets.plans import NetPlan
+from fieldloop_cloud.train.transfer.plan import TransferPlan
 
 
 def main(job: Path) -> None:
@@ -25,7 +26,7 @@ def main(job: Path) -> None:
     for number, plan in enumerate(plans):
         report("estimate", number / len(plans), f"net {number + 1} of {len(plans)}")
         try:
-            model = build(plan)
+            model = build(plan.drawn() if isinstance(plan, TransferPlan) else plan)
             count = sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
             (job / f"{number}.parameters").write_text(str(count))
             converter = tf.lite.TFLiteConverter.from_keras_model(model)

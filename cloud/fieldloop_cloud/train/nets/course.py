@@ -58,7 +58,7 @@ class Course(msgspec.Struct, kw_only=True):
             (epoch.loss, first.loss),
             (epoch.held_out_loss, first.held_out_loss),
         ):
-            check_loss(loss, epoch.number)
+            check_finite(loss, epoch.gradient_norm, epoch.number)
             if loss > _EXPLODED * max(abs(start), 1e-3):
                 message = f"the loss rose to {loss:.3g} in epoch {epoch.number}"
                 raise DivergedError(message)
@@ -87,12 +87,13 @@ class Course(msgspec.Struct, kw_only=True):
         self.phase_best, self.rate_scale = math.inf, 1.0
 
 
-def check_loss(loss: float, number: int) -> None:
-    """Refuse a loss that is no number.
+def check_finite(loss: float, gradient_norm: float, number: int) -> None:
+    """Refuse a loss or a gradient that is no number.
 
     Raises:
         DivergedError: Says in which epoch.
     """
-    if not math.isfinite(loss):
-        message = f"the loss became {loss} in epoch {number}"
-        raise DivergedError(message)
+    for name, value in (("loss", loss), ("gradient's length", gradient_norm)):
+        if not math.isfinite(value):
+            message = f"the {name} became {value} in epoch {number}"
+            raise DivergedError(message)

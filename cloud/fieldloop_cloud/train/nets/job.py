@@ -97,6 +97,7 @@ class NetResult(msgspec.Struct, frozen=True, kw_only=True):
     """What `result.json` says.
 
     Attributes:
+        parameter_count: Trainable parameters, as Keras counts them.
         history: Every epoch.
         best_epoch: The one whose weights were kept, from 1.
         train_s: Seconds of training, over all processes that had a part in it.
@@ -105,6 +106,7 @@ class NetResult(msgspec.Struct, frozen=True, kw_only=True):
         notes: What was done otherwise than ordered, one sentence each.
     """
 
+    parameter_count: int
     history: tuple[Epoch, ...]
     best_epoch: int
     train_s: float

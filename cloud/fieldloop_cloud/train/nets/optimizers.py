@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fieldloop_cloud.train.nets.phases import Phase
 from fieldloop_cloud.train.nets.settings import NetSettings
+from fieldloop_cloud.train.phase import Phase
 
 
 def rate_at(settings: NetSettings, peak: float, epochs: int, epoch: float) -> float:

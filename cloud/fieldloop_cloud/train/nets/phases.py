@@ -1,40 +1,14 @@
 """What is trained when: most nets have one phase, transfer learning has two."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 from fieldloop_cloud.train.nets.plans import NetPlan
 from fieldloop_cloud.train.nets.settings import NetSettings
+from fieldloop_cloud.train.phase import Phase
+from fieldloop_cloud.train.transfer.phases import transfer_phases
+from fieldloop_cloud.train.transfer.plan import TransferPlan
 
 
-def _everything(model: Any) -> None:
-    model.trainable = True
-
-
-def _evenly(path: str) -> float:  # noqa: ARG001 - every variable alike
-    return 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One stretch of training, with an optimizer of its own.
-
-    Attributes:
-        name: For people, such as `head`.
-        epochs: Most epochs.
-        learning_rate: At its highest.
-        prepare: Called with the Keras model before the phase: sets what is trainable.
-        rate_of: Factor on the learning rate of the variable with this path.
-    """
-
-    name: str
-    epochs: int
-    learning_rate: float
-    prepare: Callable[[Any], None] = _everything
-    rate_of: Callable[[str], float] = _evenly
-
-
-def phases(plan: NetPlan, settings: NetSettings) -> tuple[Phase, ...]:  # noqa: ARG001 - plans with more phases decide here
+def phases(plan: NetPlan, settings: NetSettings) -> tuple[Phase, ...]:
     """Return the phases of a plan, in order."""
+    if isinstance(plan, TransferPlan):
+        return transfer_phases(plan, settings.epochs, settings.learning_rate)
     return (Phase("all", settings.epochs, settings.learning_rate),)

@@ -140,13 +140,14 @@ def plan_gru(steps: int, channels: int, class_count: int, *, max_model_bytes: in
         return GruPlan(
             steps=steps,
             channels=channels,
+            kernel_size=max(5, stride),
             stride=stride,
             filters=max(units // 2, 4),
             units=units,
             classes=class_count,
         )
 
-    unrolled = _BYTES_PER_STEP * (steps // stride)
+    unrolled = _BYTES_PER_STEP * -(-steps // stride)
     plans = (plan(units) for units in (32, 16, 8))
     return _largest(plans, max_model_bytes, "Use shorter windows", beside=unrolled)
 

@@ -8,6 +8,8 @@ import itertools
 
 import msgspec
 
+from fieldloop_cloud.train.transfer.plan import TransferPlan
+
 
 class CnnPlan(msgspec.Struct, frozen=True, kw_only=True, tag="cnn"):
     """A convolutional net for images.
@@ -121,13 +123,14 @@ class Cnn1dPlan(msgspec.Struct, frozen=True, kw_only=True, tag="cnn1d"):
 class GruPlan(msgspec.Struct, frozen=True, kw_only=True, tag="gru"):
     """A small recurrent net for sensor windows, unrolled into builtin ops.
 
-    A convolution first gathers `stride` readings into one step, because every step of an unrolled
-    layer adds ops to the file.
+    A convolution first gathers readings, one step for every `stride`, because every step of an
+    unrolled layer adds ops to the file.
 
     Attributes:
         steps: Readings of a window.
         channels: Values of a reading.
-        stride: Readings gathered into one step.
+        kernel_size: Readings under the convolution.
+        stride: Readings from one step to the next.
         filters: Values of a gathered step.
         units: Units of the recurrent layer.
         classes: Number of classes; 0 for a regression.
@@ -136,6 +139,7 @@ class GruPlan(msgspec.Struct, frozen=True, kw_only=True, tag="gru"):
 
     steps: int
     channels: int
+    kernel_size: int
     stride: int
     filters: int
     units: int
@@ -150,18 +154,18 @@ class GruPlan(msgspec.Struct, frozen=True, kw_only=True, tag="gru"):
     @property
     def unrolled_steps(self) -> int:
         """Steps of the recurrent layer."""
-        return self.steps // self.stride
+        return -(-self.steps // self.stride)
 
     @property
     def parameter_count(self) -> int:
         """Trainable parameters."""
-        gathered = (self.stride * self.channels + 1) * self.filters
+        gathered = (self.kernel_size * self.channels + 1) * self.filters
         # Three gates, with a bias for the input and one for the state.
         recurrent = 3 * self.units * (self.filters + self.units + 2)
         return gathered + recurrent + _head(self.units, self.classes)
 
 
-NetPlan = CnnPlan | MlpPlan | Cnn1dPlan | GruPlan
+NetPlan = CnnPlan | MlpPlan | Cnn1dPlan | GruPlan | TransferPlan
 """Every kind of net; msgspec tells them apart by their tag."""
 
 

@@ -55,7 +55,7 @@ class NetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         class_weights: `balanced` (as scikit-learn), one weight a class, or None.
         optimizer: One of Adam, AdamW, SGD, RMSprop, AdaGrad.
         learning_rate: At its highest.
-        momentum: Of SGD and RMSprop.
+        momentum: Of SGD and RMSprop; None for 0.9 and 0.
         nesterov: Whether SGD's momentum looks ahead.
         weight_decay: Of AdamW.
         clip_norm: Gradients longer than this together are shortened to it; None leaves them.
@@ -85,7 +85,7 @@ class NetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     optimizer: OptimizerName = "adam"
     learning_rate: float = 1e-3
-    momentum: float = 0.9
+    momentum: float | None = None
     nesterov: bool = False
     weight_decay: float = 4e-3
     clip_norm: float | None = None
@@ -125,9 +125,16 @@ class NetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return msgspec.structs.replace(
             self,
             objective=objective,
+            momentum=self._momentum,
             decay=usual if self.decay is None else self.decay,
             decay_epochs=max(1, waits) if self.decay_epochs is None else self.decay_epochs,
         )
+
+    @property
+    def _momentum(self) -> float:
+        if self.momentum is None:
+            return 0.9 if self.optimizer == "sgd" else 0.0
+        return self.momentum
 
     def _check(self, classes: int, objective: str) -> None:
         weights = self.class_weights
@@ -138,8 +145,8 @@ class NetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             "class_weights": weights is not None
             and (not classes or (weights != "balanced" and not _are_weights(weights, classes))),
             "learning_rate": not 0 < self.learning_rate < 1000,  # noqa: PLR2004 - a slip
-            "momentum": not 0 <= self.momentum < 1,
-            "nesterov": self.nesterov and (self.optimizer != "sgd" or not self.momentum),
+            "momentum": not 0 <= self._momentum < 1,
+            "nesterov": self.nesterov and (self.optimizer != "sgd" or not self._momentum),
             "weight_decay": not self.weight_decay >= 0,
             "clip_norm": self.clip_norm is not None and not self.clip_norm > 0,
             "decay": self.decay is not None and not 0 < self.decay < 1,

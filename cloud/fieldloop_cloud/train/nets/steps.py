@@ -50,7 +50,10 @@ def learning(
         ]
         if count > 1:
             gradients = context.all_reduce("SUM", gradients)
-        norm = tf.linalg.global_norm(gradients) / tf.maximum(scaled / loss, 1e-12)
+        norm = tf.linalg.global_norm(gradients)
+        if optimizer is not inner:
+            # Loss scaling leaves out steps that overflow; they have no length.
+            norm = tf.where(tf.math.is_finite(norm), norm / optimizer.dynamic_scale, 0.0)
         optimizer.apply(gradients, variables)
         return tf.stack([weighted, mine, norm / count])
 

@@ -55,17 +55,18 @@ class Replicas:
             return True
         import tensorflow as tf  # noqa: PLC0415 - only workers import TensorFlow
 
+        def summed(number: Any) -> Any:
+            both = tf.stack([number, number * number])
+            return tf.distribute.get_replica_context().all_reduce("SUM", both)
+
         @tf.function  # type: ignore[untyped-decorator]  # TensorFlow ships no types
         def total(number: Any) -> Any:
-            sums = self.strategy.run(
-                lambda n: tf.distribute.get_replica_context().all_reduce("SUM", [n, n * n]),
-                args=(number,),
-            )
-            return [self.strategy.experimental_local_results(part)[0] for part in sums]
+            sums = self.strategy.run(summed, args=(number,))
+            return self.strategy.experimental_local_results(sums)[0]
 
-        plain, squares = total(tf.constant(value, tf.int64))
+        plain, squares = total(tf.constant(float(value), tf.float64)).numpy()
         # Equal numbers, and only they, have no spread.
-        return int(plain) ** 2 == self.count * int(squares)
+        return bool(plain**2 == self.count * squares)
 
 
 def check_cluster(settings: NetSettings) -> None:

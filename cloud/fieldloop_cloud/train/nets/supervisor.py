@@ -91,7 +91,7 @@ def finish(
     train: Dataset,
     validation: Dataset,
     *,
-    metric: str | None,
+    metric: str,
     notes: tuple[str, ...],
 ) -> TrainedNet:
     """Read what the worker left, and score it."""
@@ -165,12 +165,12 @@ def _described(order: NetJob, result: NetResult) -> dict[str, str]:
     stopped = ", stopped by the time budget" if result.stopped_by_time else ""
     shape = {
         name: "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for name in ("filters", "hidden", "units", "dense")
-        if (value := getattr(plan, name, None)) is not None
+        for name in ("member", "alpha", "cut", "weights", "filters", "hidden", "units", "dense")
+        if (value := getattr(plan, name, None)) not in (None, "")
     }
     return {
         **shape,
-        "parameters": str(plan.parameter_count),
+        "parameters": str(result.parameter_count),
         "objective": settings.objective,
         "optimizer": settings.optimizer,
         "epochs": f"{len(result.history)} (best {result.best_epoch}{stopped})",

@@ -19,7 +19,8 @@ from fieldloop_cloud.compile.conversion import INSTALL_DEEP, missing_packages
 from fieldloop_cloud.compile.quantize import calibration_rows
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.train.nets.acceptance import accepted
+from fieldloop_cloud.files import check_writable
+from fieldloop_cloud.train.nets.acceptance import accepted, deciding_metric
 from fieldloop_cloud.train.nets.job import NetJob
 from fieldloop_cloud.train.nets.parts import STOP_SHARE, VALIDATION_SHARE, held_out
 from fieldloop_cloud.train.nets.planning import PlanKind, plan_net
@@ -30,6 +31,7 @@ from fieldloop_cloud.train.nets.strategy import check_cluster
 from fieldloop_cloud.train.nets.supervisor import convert, finish, supervise
 from fieldloop_cloud.train.nets.trained import TrainedNet
 from fieldloop_cloud.train.nets.writing import rows_sha256, write_job
+from fieldloop_cloud.train.transfer.plan import TransferPlan
 
 CONVERT_S = 25.0
 """Time kept back for the conversion."""
@@ -99,8 +101,13 @@ def train_net(
     started = time.monotonic()
     if isinstance(plan, str):
         plan = plan_net(plan, train)
+    if isinstance(plan, TransferPlan):
+        plan = plan.checked()
     settings = (settings or NetSettings()).resolved(plan.classes)
+    metric = deciding_metric(train.task, metric)
     check_cluster(settings)
+    if settings.tensorboard_dir is not None:
+        check_writable(Path(settings.tensorboard_dir))
     _check_form(plan, train, settings)
     notes: list[str] = []
     if validation is None:

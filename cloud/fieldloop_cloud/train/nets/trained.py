@@ -10,7 +10,7 @@ from fieldloop.errors import UnsupportedError
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.conversion import Converted, failure
-from fieldloop_cloud.compile.keras import proven
+from fieldloop_cloud.compile.net_proof import proven
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.files import write_file
 from fieldloop_cloud.train.metrics import Estimate

@@ -20,15 +20,16 @@ from fieldloop_cloud.train.nets.checkpoint import (
     save_checkpoint,
     values_of,
 )
-from fieldloop_cloud.train.nets.course import Course, check_loss
+from fieldloop_cloud.train.nets.course import Course, check_finite
 from fieldloop_cloud.train.nets.job import Epoch, NetJob
 from fieldloop_cloud.train.nets.logs import Log
 from fieldloop_cloud.train.nets.objectives import row_losses
 from fieldloop_cloud.train.nets.optimizers import make_optimizer, rate_at
-from fieldloop_cloud.train.nets.phases import Phase, phases
+from fieldloop_cloud.train.nets.phases import phases
 from fieldloop_cloud.train.nets.pipeline import Rows, held_out_batches, training_batches
 from fieldloop_cloud.train.nets.steps import Sums, learning, looking
 from fieldloop_cloud.train.nets.strategy import Replicas
+from fieldloop_cloud.train.phase import Phase
 
 _STEPS_AT_ONCE = 25
 """Between two looks at the clock and at the loss."""
@@ -61,7 +62,7 @@ class Training:
         self._phases = phases(order.plan, order.settings)
         with replicas.strategy.scope():
             head = head_of(self._classes, order.settings.objective)
-            self._model = build(order.plan, head=head, scaling=order.scaling)
+            self._model = build(order.plan, head=head, scaling=order.scaling, unrolled=False)
         self._losses = row_losses(order.settings, self._classes)
         self._look = looking(self._model, self._losses, is_classifier=self._classes > 0)
         self.course = Course()
@@ -132,7 +133,7 @@ class Training:
             sums = learn(batches, rates[step : step + _STEPS_AT_ONCE])
             step += len(rates[step : step + _STEPS_AT_ONCE])
             loss, weight, norm = loss + sums.loss, weight + sums.weight, norm + sums.norm
-            check_loss(loss, number)
+            check_finite(loss, norm, number)
             if time.monotonic() - self._started > self._order.train_s:
                 self.course.stopped_by_time = True
                 break

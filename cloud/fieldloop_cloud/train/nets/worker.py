@@ -109,6 +109,7 @@ def _ended(job: Path, order: NetJob, training: Training, notes: tuple[str, ...])
     report("train", 1.0, f"epoch {course.best_epoch} was the best of {len(course.history)}")
     model = _saved(job, order, training.best)
     result = NetResult(
+        parameter_count=sum(int(np.prod(w.shape)) for w in model.trainable_variables),
         history=tuple(course.history),
         best_epoch=course.best_epoch,
         train_s=course.elapsed_s,

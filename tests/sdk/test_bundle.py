@@ -394,6 +394,10 @@ def with_low(low):
     return msgspec.structs.replace(SIGNATURE, features=(feature, SIGNATURE.features[1]))
 
 
+def with_golden(**changes):
+    return [msgspec.structs.replace(item, **changes) for item in parts()["golden"]]
+
+
 def with_score(score):
     return msgspec.structs.replace(parts()["variants"][0], score=score)
 
@@ -412,6 +416,9 @@ def test_the_parts_that_the_next_test_breaks_are_sound():
         {"device_classes": ()},
         {"models": {"int8": b""}},
         {"golden": []},
+        {"golden": with_golden(inputs=())},
+        {"golden": with_golden(inputs=(to_blob(np.zeros((3, 2), np.float32)),) * 2)},
+        {"golden": with_golden(outputs=(to_blob(np.zeros(2, np.int32)),))},
         {"lineage": msgspec.structs.replace(LINEAGE, parameters={"depth": object()})},
         {"profile": msgspec.structs.replace(PROFILE, row_count=float("nan"))},
         {"signature": msgspec.structs.replace(SIGNATURE, inputs=())},

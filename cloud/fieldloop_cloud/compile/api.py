@@ -9,8 +9,9 @@ model → scikit-learn: `classical_model` (rows → lowering → flatbuffer → 
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from fieldloop.manifest import Precision
 from fieldloop.signature import FeatureSpec, ImageSpec
-from fieldloop_cloud.compile.auto import at_precision, smallest_proven
+from fieldloop_cloud.compile.auto import Truth, at_precision, smallest_proven
 from fieldloop_cloud.compile.classical_model import compile_classical
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.labelling import Given
+from fieldloop_cloud.compile.net_signature import NetRows, encoded
 from fieldloop_cloud.compile.quantize import (
     CLASSICAL_LADDER,
     EPSILON,
@@ -45,7 +47,7 @@ def to_tflite(
     features: Sequence[FeatureSpec] | None = None,
     image: ImageSpec | None = None,
     held_out: Any = None,
-    truth: Sequence[Any] | None = None,
+    truth: Truth | None = None,
     device: str | Path | Target | None = None,
     epsilon: float = EPSILON,
     trust: bool = False,
@@ -56,8 +58,9 @@ def to_tflite(
         model: A fitted scikit-learn estimator or Pipeline of a supported type, a Keras model, or
             the path of a saved one: `.keras`, a SavedModel's directory, or a float32 `.tflite`.
         example: Rows like those that it was fitted on, (n, n_features), in the same form (array of
-            the same dtype, DataFrame); for a Keras model the calibration rows. The more, the
-            stronger the comparison with the original.
+            the same dtype, DataFrame); for a Keras model the calibration rows, of several inputs
+            a dict of arrays by the input's name. The more, the stronger the comparison with the
+            original.
         precision: `float32`, `float16`, `int8`, or for a net `dynamic`. For a classical model int8
             means an int8 input with a scale for each feature, and int8 tables. A net can also be
             `dynamic`, `int16x8`, or `mixed`: int8 with the worst layers left in float. `auto`
@@ -71,7 +74,7 @@ def to_tflite(
         image: The image preprocessing, if a row is a (flattened) image.
         held_out: Rows to compare on; None: the example.
         truth: For `auto` the right labels or values of the rows that are compared; None: what the
-            float32 model says stands for them.
+            float32 model says stands for them. For several targets a dict by their names.
         device: For `auto` the device class (name, TOML file or `Target`) that it is meant for.
         epsilon: For `auto` the largest share of labels, or loss of R², that may be lost.
         trust: Load a `.keras` file that holds code (Lambda layers); it may do anything.
@@ -107,7 +110,8 @@ def to_tflite(
         compile_to, rows = _net(model, job, tuple(dict.fromkeys(("float32", *ladder))))
         if precision == "float32":
             return compile_to("float32")
-        offers = NetRungs(compile_to, np.asarray(job.example, dtype=np.float32), rows())
+        calibration = encoded(compile_to("float32").tflite, _arrays(job.example))
+        offers = NetRungs(compile_to, calibration, rows())
     climb = smallest_proven if precision == "auto" else at_precision
     return climb(offers, rows, ladder, epsilon=epsilon, truth=truth, target=target)
 
@@ -144,8 +148,8 @@ def _classical(model: Any, job: _Job) -> tuple[_CompileTo, _GiveRows]:
 
 
 def _net(model: Any, job: _Job, precisions: tuple[Precision, ...]) -> tuple[_CompileTo, _GiveRows]:
-    rows = np.asarray(job.example, dtype=np.float32)
-    probes = rows if job.held_out is None else np.asarray(job.held_out, dtype=np.float32)
+    rows = _arrays(job.example)
+    probes = rows if job.held_out is None else _arrays(job.held_out)
     is_flatbuffer = isinstance(model, (str, Path)) and Path(model).suffix == ".tflite"
     place = "existing" if is_flatbuffer else "keras"
     convert = importlib.import_module(f"fieldloop_cloud.compile.{place}").compiler(
@@ -158,15 +162,28 @@ def _net(model: Any, job: _Job, precisions: tuple[Precision, ...]) -> tuple[_Com
         image=job.image,
         trust=job.trust,
     )
-    return lambda precision: _calibrated(convert(precision), rows), lambda: probes
+    arrays = tuple(rows.values()) if isinstance(rows, Mapping) else (rows,)
+
+    @cache
+    def compile_to(precision: Precision) -> Compiled:
+        return _calibrated(convert(precision), *arrays)
+
+    return compile_to, lambda: encoded(compile_to("float32").tflite, probes)
 
 
-def _calibrated(compiled: Compiled, rows: NDArray[np.float32]) -> Compiled:
+def _arrays(rows: Any) -> NetRows:
+    """Return rows of a net as float32; of several inputs each."""
+    if isinstance(rows, Mapping):
+        return {str(name): np.asarray(one, dtype=np.float32) for name, one in rows.items()}
+    return np.asarray(rows, dtype=np.float32)
+
+
+def _calibrated(compiled: Compiled, *rows: NDArray[np.float32]) -> Compiled:
     """Note which rows set the ranges of an integer precision."""
     if compiled.precision not in INTEGER:
         return compiled
     evidence = msgspec.structs.replace(
-        compiled.evidence, calibration_sha256=calibration_sha256(rows)
+        compiled.evidence, calibration_sha256=calibration_sha256(*rows)
     )
     return dataclasses.replace(compiled, evidence=evidence)
 
@@ -175,8 +192,10 @@ def _columns(
     example: Any, features: Sequence[FeatureSpec] | None, image: ImageSpec | None
 ) -> Sequence[FeatureSpec] | None:
     """Return the features of a net that takes rows of numbers, named from the example."""
-    if features is not None or image is not None or np.ndim(example) != 2:  # noqa: PLR2004 - a table
+    if features is not None or image is not None or isinstance(example, Mapping):
         return features
+    if np.ndim(example) != 2:  # noqa: PLR2004 - a table
+        return None
     rows = Rows.of(example)
     return rows.features([False] * rows.width)
 

@@ -8,8 +8,9 @@ one that it runs.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from fieldloop.errors import DataError, GateError, ModelRuntimeError, SignatureError
 from fieldloop.manifest import Precision
+from fieldloop.signature import Category, Signature
 from fieldloop_cloud.compile.compiled import Compiled, Rung
 from fieldloop_cloud.compile.inspect import inspect
 from fieldloop_cloud.compile.quantize import (
@@ -38,13 +40,17 @@ MIN_VALUES = 30
 """With fewer rows a bootstrap of values proves nothing."""
 
 
+Truth = Sequence[Any] | Mapping[str, Sequence[Any]]
+"""The right labels or values of rows; of several targets by the target's name."""
+
+
 def smallest_proven(
     offers: Offers,
     rows: Callable[[], NDArray[np.float32]],
     ladder: Sequence[Precision],
     *,
     epsilon: float,
-    truth: Sequence[object] | None = None,
+    truth: Truth | None = None,
     target: Target | None = None,
 ) -> Compiled:
     """Climb the ladder and return the best accepted flatbuffer; `evidence.rungs` tells why.
@@ -92,7 +98,7 @@ def at_precision(
     ladder: Sequence[Precision],
     *,
     epsilon: float,
-    truth: Sequence[object] | None = None,
+    truth: Truth | None = None,
     target: Target | None = None,
 ) -> Compiled:
     """Compile to the one precision that the user wants, by the better way, proven or not.
@@ -127,7 +133,7 @@ def at_precision(
 def judge_of(
     reference: Compiled,
     rows: NDArray[np.float32],
-    truth: Sequence[object] | None = None,
+    truth: Truth | None = None,
     *,
     epsilon: float,
 ) -> Judge:
@@ -168,7 +174,7 @@ class _Scale:
         cls,
         reference: Compiled,
         rows: NDArray[np.float32],
-        truth: Sequence[object] | None,
+        truth: Truth | None,
         *,
         epsilon: float,
         target: Target | None,
@@ -178,7 +184,7 @@ class _Scale:
         wanted = _columns(reference, held_out)
         right = wanted
         if truth is not None:
-            right = [_encoded(reference, truth, len(rows))[numbers]]
+            right = [one[numbers] for one in _encoded(reference.signature, truth, len(rows))]
         gate = reference_gate(reference.evidence.row_count, reference.evidence.sentence)
         return cls(held_out, right, wanted, gate, epsilon, target)
 
@@ -261,18 +267,32 @@ def _nothing_fits(rungs: Sequence[Rung], target: Target | None) -> GateError:
     )
 
 
-def _encoded(reference: Compiled, truth: Sequence[object], row_count: int) -> NDArray[np.generic]:
+def _encoded(signature: Signature, truth: Truth, row_count: int) -> list[NDArray[np.generic]]:
     """Return the truth as the columns are: class indices, or numbers.
 
     Raises:
-        DataError: It does not fit the rows, or holds a label that the model does not know.
+        DataError: It does not fit the rows or targets, or holds a label that the model lacks.
     """
+    if len(signature.targets) < 2:  # noqa: PLR2004 - several
+        only = next(iter(truth.values())) if isinstance(truth, Mapping) else truth
+        return [_column(signature.labels, only, row_count)]
+    names = [target.name for target in signature.targets]
+    if not isinstance(truth, Mapping) or set(truth) != set(names):
+        raise DataError(
+            "the truth is not given for each of the model's targets",
+            advice=f"Give a dict by target: {', '.join(names)}.",
+        )
+    return [_column(one.labels, truth[one.name], row_count) for one in signature.targets]
+
+
+def _column(
+    labels: Sequence[Category], truth: Sequence[Any], row_count: int
+) -> NDArray[np.generic]:
     if len(truth) != row_count:
         raise DataError(
             f"{len(truth)} true answers do not fit {row_count} rows",
             advice="Give one for each row.",
         )
-    labels = reference.signature.labels
     if not labels:
         return np.asarray(truth, dtype=np.float64)
     known = {str(label): index for index, label in enumerate(labels)}

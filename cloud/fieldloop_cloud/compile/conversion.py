@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import msgspec
 
-from fieldloop.errors import ModelRuntimeError, UnsupportedError
+from fieldloop.errors import DataError, ModelRuntimeError, UnsupportedError
 from fieldloop.manifest import Precision
-from fieldloop_cloud.compile.keras_worker import UNLOADABLE, ConvertJob
+from fieldloop_cloud.compile.keras_worker import MISFIT, UNLOADABLE, ConvertJob
 from fieldloop_cloud.compile.worker import (
     Progress,
     WorkerEnd,
@@ -130,7 +130,7 @@ def gather(
             end = restart(undone[1:])
 
 
-def failure(reason: str, precision: Precision) -> UnsupportedError | ModelRuntimeError:
+def failure(reason: str, precision: Precision) -> DataError | UnsupportedError | ModelRuntimeError:
     """Return the error for a conversion that failed."""
     if reason.startswith(_ABORTED):
         return ModelRuntimeError(
@@ -142,6 +142,12 @@ def failure(reason: str, precision: Precision) -> UnsupportedError | ModelRuntim
             where="compile_keras",
             advice="Use layers that Keras loads in safe mode, trust the file if you know who made "
             "it, or give the live model or its SavedModel.",
+        )
+    if reason.startswith(MISFIT):
+        return DataError(
+            f"the net {MISFIT}: {last_line(reason.removeprefix(MISFIT + ': '))}",
+            where="compile_keras",
+            advice="Give rows of its input's shape; for several inputs a dict by their names.",
         )
     return UnsupportedError(
         f"the model does not convert to builtin TFLite ops: {_blamed(reason)}",

@@ -6,9 +6,8 @@ first.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,11 +16,13 @@ from numpy.typing import NDArray
 from fieldloop.errors import DataError, ModelRuntimeError, UnsupportedError
 from fieldloop.interpreter import open_engine
 from fieldloop.manifest import Precision
-from fieldloop.signature import Category, FeatureSpec, ImageSpec
+from fieldloop.signature import FeatureSpec, ImageSpec
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.inspect import ModelFacts, inspect
-from fieldloop_cloud.compile.keras import proven
+from fieldloop_cloud.compile.labelling import Given
 from fieldloop_cloud.compile.layers import ops
+from fieldloop_cloud.compile.net_proof import proven
+from fieldloop_cloud.compile.net_signature import NetRows, tensor_names
 from fieldloop_cloud.compile.quantizer_worker import QuantizeJob
 from fieldloop_cloud.compile.requantize import TIMEOUT_S, WORKER
 from fieldloop_cloud.compile.worker import Progress, last_line, quiet, run_worker
@@ -32,9 +33,9 @@ def compiler(
     model: str | Path,
     precisions: tuple[Precision, ...],
     *,
-    example: NDArray[np.float32],
-    calibration: NDArray[np.float32],
-    labels: Sequence[Category] | None = None,
+    example: NetRows,
+    calibration: NetRows,
+    labels: Given = None,
     features: Sequence[FeatureSpec] | None = None,
     image: ImageSpec | None = None,
     trust: bool = False,
@@ -69,29 +70,28 @@ def compiler(
         raise DataError(
             f"the model cannot be read: {error.strerror}", where=str(path), advice="Check the path."
         ) from error
-    if not len(example):
-        raise DataError("an example of no rows shows nothing", advice="Give at least one row.")
     facts = inspect(tflite)
     _check(tflite, facts, str(path))
-    _run_apart(tflite, calibration, str(path), timeout_s=timeout_s, progress=progress)
-    rows = _shaped(example, facts, str(path))
+    inputs = _inputs(tflite, calibration, facts, str(path))
+    _run_apart(tflite, inputs, str(path), timeout_s=timeout_s, progress=progress)
+    probes = _inputs(tflite, example, facts, str(path))
+    answers = _answers(tflite, probes)
 
     def compile_to(precision: Precision) -> Compiled:
         if precision != "float32":
             raise UnsupportedError(
                 "the converter needs the net itself", where=str(path), advice="Give the net."
             )
-        made = proven(
+        return proven(
             tflite,
             "float32",
-            probes=rows,
-            answers=_answers(tflite, rows),
+            probes=_encoded(probes),
+            answers=answers,
             labels=labels,
             features=features,
             image=image,
+            original=path.name,
         )
-        evidence = msgspec.structs.replace(made.evidence, original=path.name)
-        return Compiled(made.tflite, made.signature, evidence, made.precision)
 
     return compile_to
 
@@ -123,7 +123,7 @@ def _check(tflite: bytes, facts: ModelFacts, where: str) -> None:
 
 def _run_apart(
     tflite: bytes,
-    rows: NDArray[np.float32],
+    inputs: Sequence[NDArray[np.float32]],
     where: str,
     *,
     timeout_s: float,
@@ -131,10 +131,12 @@ def _run_apart(
 ) -> None:
     """Run the model in a process of its own: calibrate with it."""
     job = Path(tempfile.mkdtemp(prefix="fieldloop-existing-"))
+    order = QuantizeJob(recipes={}, input_count=len(inputs))
     try:
         write_file(job / "model.tflite", tflite)
-        write_file(job / "job.json", msgspec.json.encode(QuantizeJob(recipes={}, input_count=1)))
-        np.save(job / "x0.npy", _shaped(rows, inspect(tflite), where))
+        write_file(job / "job.json", msgspec.json.encode(order))
+        for number, rows in enumerate(inputs):
+            np.save(job / f"x{number}.npy", rows)
         end = run_worker(WORKER, job, timeout_s=timeout_s, progress=progress)
     finally:
         shutil.rmtree(job, ignore_errors=True)
@@ -147,11 +149,30 @@ def _run_apart(
         )
 
 
-def _shaped(rows: NDArray[np.float32], facts: ModelFacts, where: str) -> NDArray[np.float32]:
-    """Give rows the shape of the input."""
-    if len(facts.inputs) != 1:
-        return rows
-    shape = facts.inputs[0].shape[1:]
+def _inputs(
+    tflite: bytes, rows: NetRows, facts: ModelFacts, where: str
+) -> tuple[NDArray[np.float32], ...]:
+    """Give the rows of each input its shape, in the flatbuffer's order."""
+    names, _ = tensor_names(tflite)
+    given = rows if isinstance(rows, Mapping) else {names[0]: rows}
+    if set(given) != set(names):
+        raise DataError(
+            f"rows are given for {', '.join(given)}, the model takes {', '.join(names)}",
+            where=where,
+            advice="Give a dict with an array for each input.",
+        )
+    counts = {len(one) for one in given.values()}
+    if len(counts) != 1 or not max(counts):
+        raise DataError(
+            "an example needs rows, as many for each input", advice="Give at least one row."
+        )
+    return tuple(
+        _shaped(given[name], spec.shape[1:], where)
+        for name, spec in zip(names, facts.inputs, strict=True)
+    )
+
+
+def _shaped(rows: NDArray[np.float32], shape: tuple[int, ...], where: str) -> NDArray[np.float32]:
     try:
         return np.asarray(rows, dtype=np.float32).reshape(len(rows), *shape)
     except ValueError as error:
@@ -162,13 +183,26 @@ def _shaped(rows: NDArray[np.float32], facts: ModelFacts, where: str) -> NDArray
         ) from error
 
 
-def _answers(tflite: bytes, rows: NDArray[np.float32]) -> NDArray[Any]:
+def _encoded(inputs: tuple[NDArray[np.float32], ...]) -> NDArray[np.float32]:
+    if len(inputs) == 1:
+        return inputs[0]
+    return np.concatenate([one.reshape(len(one), -1) for one in inputs], axis=1)
+
+
+def _answers(
+    tflite: bytes, inputs: tuple[NDArray[np.float32], ...]
+) -> dict[str, NDArray[np.float32]]:
+    """Return what the model says, by the names of its outputs."""
+    _, names = tensor_names(tflite)
+    count = len(inputs[0])
     engine = open_engine(tflite)
     try:
-        batch = len(rows) if engine.inputs[0].shape[0] == -1 else 1
+        batch = count if engine.inputs[0].shape[0] == -1 else 1
         parts = [
-            engine.run([rows[start : start + batch]])[0] for start in range(0, len(rows), batch)
+            engine.run([one[start : start + batch] for one in inputs])
+            for start in range(0, count, batch)
         ]
     finally:
         engine.close()
-    return np.concatenate(parts)
+    said = [np.concatenate(part) for part in zip(*parts, strict=True)]
+    return dict(zip(names, said, strict=True))

@@ -1,11 +1,9 @@
 """Why a net loses what it loses under int8: the sensitivity table of a compiled net."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop_cloud.compile.auto import judge_of
+from fieldloop_cloud.compile.auto import Truth, judge_of
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.quantize import EPSILON
 from fieldloop_cloud.compile.rungs import NetRungs
@@ -18,7 +16,7 @@ def sensitivity_table(
     *,
     calibration: NDArray[np.float32],
     rows: NDArray[np.float32],
-    truth: Sequence[object] | None = None,
+    truth: Truth | None = None,
     progress: Progress = quiet,
 ) -> tuple[LayerSensitivity, ...]:
     """Quantize each layer alone, and all but each layer, and measure what it costs.

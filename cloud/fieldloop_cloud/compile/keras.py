@@ -1,31 +1,20 @@
 """Keras to TFLite: the conversion in a killable process, and the proof that nothing was lost."""
 
-import math
+import importlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from fieldloop.codec import Codec, dequantize
-from fieldloop.errors import DataError, EnvironmentFaultError, GateError, UnsupportedError
-from fieldloop.interpreter import open_engine
+from fieldloop.errors import DataError, EnvironmentFaultError, UnsupportedError
 from fieldloop.manifest import Precision
-from fieldloop.signature import (
-    Category,
-    FeatureSpec,
-    ImageSpec,
-    OutputRole,
-    Signature,
-    Task,
-    TensorSpec,
-    one_target,
-)
-from fieldloop_cloud.compile.compiled import Compiled, Evidence
+from fieldloop.signature import FeatureSpec, ImageSpec
+from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.conversion import (
     INSTALL_DEEP,
     WORKER,
@@ -34,36 +23,35 @@ from fieldloop_cloud.compile.conversion import (
     missing_packages,
     write_job,
 )
+from fieldloop_cloud.compile.keras_worker import CALLED, answers_of, load_arrays, save_arrays
+from fieldloop_cloud.compile.labelling import Given
+from fieldloop_cloud.compile.net_proof import proven
+from fieldloop_cloud.compile.net_signature import NetRows, encoded
 from fieldloop_cloud.compile.worker import Progress, last_line, quiet, run_worker
 
 CONVERT_TIMEOUT_S = 600.0
-
-LIMITS: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-2}
-"""Largest deviation from the Keras model's own answers, relative to their size (at least 1).
-The integer precisions deviate by design; the accuracy gate judges them (`compile.quantize`)."""
-
-_SUM_TOLERANCE = 1e-3
 
 
 def compile_keras(
     model: Any,
     *,
-    example: NDArray[np.float32],
+    example: NetRows,
     precision: Precision = "float32",
-    labels: Sequence[Category] | None = None,
+    labels: Given = None,
     features: Sequence[FeatureSpec] | None = None,
     image: ImageSpec | None = None,
-    calibration: NDArray[np.float32] | None = None,
+    calibration: NetRows | None = None,
     timeout_s: float = CONVERT_TIMEOUT_S,
     progress: Progress = quiet,
 ) -> Compiled:
     """Compile a Keras model, or a `.keras` file, to TFLite with builtin ops only.
 
     Args:
-        model: A Keras 3 model with one input and one output, or the path of a saved one.
-        example: Encoded rows, (n, *input shape), n > 0: the answers are compared on them.
+        model: A Keras 3 model, or the path of a saved one (`.keras`, or a SavedModel's directory).
+        example: Encoded rows, (n, *input shape), n > 0: the answers are compared on them. For
+            several inputs a dict of such arrays by the input's name.
         precision: What to quantize to; inputs and outputs stay float32.
-        labels: Class labels, for a classifier.
+        labels: Class labels, for a classifier; for several outputs a dict by the output's name.
         features: The raw values of a row, for a tabular input.
         image: The image preprocessing, for an image input.
         calibration: Rows for the integer precisions, from training data; None: the example.
@@ -94,11 +82,11 @@ def compiler(
     model: Any,
     precisions: tuple[Precision, ...],
     *,
-    example: NDArray[np.float32],
-    labels: Sequence[Category] | None = None,
+    example: NetRows,
+    labels: Given = None,
     features: Sequence[FeatureSpec] | None = None,
     image: ImageSpec | None = None,
-    calibration: NDArray[np.float32] | None = None,
+    calibration: NetRows | None = None,
     trust: bool = False,
     timeout_s: float = CONVERT_TIMEOUT_S,
     progress: Progress = quiet,
@@ -121,108 +109,95 @@ def compiler(
             f"a Keras model cannot be compiled here: {missing}",
             advice=f"Install the packages for nets: {INSTALL_DEEP}.",
         )
-    rows = np.asarray(example, dtype=np.float32)
-    if not len(rows):
-        raise DataError("an example of no rows shows nothing", advice="Give at least one row.")
+    rows = _checked(example)
     job = Path(tempfile.mkdtemp(prefix="fieldloop-convert-"))
     try:
         name = _save(model, job, rows)
-        np.save(job / "probes.npy", rows)
-        np.save(job / "calibration.npy", rows if calibration is None else calibration)
+        save_arrays(job, "probes", rows)
+        save_arrays(job, "calibration", rows if calibration is None else _checked(calibration))
         write_job(job, name, precisions, trust=trust)
         end = run_worker(WORKER, job, timeout_s=timeout_s, progress=progress)
         converted = collect(job, precisions, first=end, timeout_s=timeout_s, progress=progress)
         if not converted.models:
             raise failure(converted.failures[precisions[0]], precisions[0])
-        answers = np.load(job / "answers.npy", allow_pickle=False)
+        answers = load_arrays(job, "answers")
+        called = job / CALLED
+        names = msgspec.json.decode(called.read_bytes()) if called.exists() else {}
     finally:
         shutil.rmtree(job, ignore_errors=True)
 
     def compile_to(precision: Precision) -> Compiled:
         if precision not in converted.models:
             raise failure(converted.failures[precision], precision)
+        tflite = converted.models[precision]
         return proven(
-            converted.models[precision],
+            tflite,
             precision,
-            probes=rows,
+            probes=encoded(tflite, rows),
             answers=answers,
             labels=labels,
             features=features,
             image=image,
+            called=names,
         )
 
     return compile_to
 
 
-def proven(
-    tflite: bytes,
-    precision: Precision,
-    *,
-    probes: NDArray[np.float32],
-    answers: NDArray[np.float32],
-    labels: Sequence[Category] | None = None,
-    features: Sequence[FeatureSpec] | None = None,
-    image: ImageSpec | None = None,
-) -> Compiled:
-    """Give a converted flatbuffer its signature and compare it with the net's own answers.
-
-    Args:
-        tflite: The flatbuffer, with one input and one output.
-        precision: How it was quantized.
-        probes: Encoded rows, (n, *input shape).
-        answers: The Keras model's output for them, (n, …).
-        labels: Class labels, for a classifier.
-        features: The raw values of a row, for a tabular input.
-        image: The image preprocessing, for an image input.
+def _checked(rows: NetRows) -> NetRows:
+    """Return rows as float32, as a net takes them.
 
     Raises:
-        UnsupportedError: More than one input or output.
-        GateError: The answers deviate beyond the precision's limit.
+        DataError: No rows, or inputs with different numbers of rows.
     """
-    signature = _signature(tflite, answers, labels=labels, features=features, image=image)
-    codec = Codec(signature)
-    engine = open_engine(tflite)
-    try:
-        made = dequantize(signature.outputs[0], engine.run(codec.tensors(probes))[0])
-    finally:
-        engine.close()
-    size = max(1.0, float(np.abs(answers).max()))
-    deviation = float(np.abs(made.reshape(answers.shape) - answers).max()) / size
-    limit = LIMITS.get(precision, math.inf)
-    if not deviation <= limit:  # NaN fails too
-        raise GateError(
-            f"the {precision} flatbuffer deviates from the Keras model by {deviation:.2g}, "
-            f"allowed is {limit:g}",
-            where="compile_keras",
-            advice="Check the model for layers that behave differently in training.",
+    if not isinstance(rows, Mapping):
+        arrays: NetRows = np.asarray(rows, dtype=np.float32)
+        counts = {len(rows)}
+    else:
+        arrays = {str(name): np.asarray(one, dtype=np.float32) for name, one in rows.items()}
+        counts = {len(one) for one in arrays.values()}
+    if len(counts) != 1:
+        raise DataError(
+            f"the inputs have different numbers of rows: {sorted(counts)}",
+            advice="Give every input the same rows.",
         )
-    changed = _choice(made.reshape(len(probes), -1)) != _choice(answers.reshape(len(probes), -1))
-    role = str(signature.outputs[0].role)
-    evidence = Evidence(
-        original="Keras model",
-        row_count=len(probes),
-        label_changes=int(changed.sum()) if signature.task == "classification" else 0,
-        deviation={role: deviation},
-        limit={role: limit} if math.isfinite(limit) else {},
-    )
-    return Compiled(tflite, signature, evidence, precision)
+    if not max(counts):
+        raise DataError("an example of no rows shows nothing", advice="Give at least one row.")
+    return arrays
 
 
-def _save(model: Any, job: Path, rows: NDArray[np.float32]) -> str:
+def _save(model: Any, job: Path, rows: NetRows) -> str:
     """Put the model into the job's directory; a live one also answers the example here."""
     if isinstance(model, (str, Path)):
         return _copy(Path(model), job)
     try:
-        answers = np.asarray(model.predict(rows, verbose=0), dtype=np.float32)
-        np.save(job / "answers.npy", answers)
-        model.export(str(job / "saved_model"), format="tf_saved_model", verbose=False)
+        answers_of(model, rows, job)
+        model.export(
+            str(job / "saved_model"),
+            format="tf_saved_model",
+            verbose=False,
+            input_signature=_named_inputs(model, rows),
+        )
     except Exception as error:
         raise UnsupportedError(
             f"the Keras model cannot be run and exported: {last_line(str(error))}",
             where=type(model).__name__,
-            advice="Call it once on the example, with one input and one output.",
+            advice="Call it once on the example; give several inputs as a dict by their names.",
         ) from error
     return "saved_model"
+
+
+def _named_inputs(model: Any, rows: NetRows) -> Any:
+    """Return what gives the inputs of a subclassed model their names; None where it has them."""
+    if not isinstance(rows, Mapping) or getattr(model, "inputs", None):
+        return None
+    spec = importlib.import_module("keras").InputSpec
+    return [
+        {
+            name: spec(shape=(None, *one.shape[1:]), dtype="float32", name=name)
+            for name, one in rows.items()
+        }
+    ]
 
 
 def _copy(path: Path, job: Path) -> str:
@@ -238,62 +213,3 @@ def _copy(path: Path, job: Path) -> str:
         )
     shutil.copy(path, job / "model.keras")
     return "model.keras"
-
-
-def _signature(
-    tflite: bytes,
-    answers: NDArray[np.float32],
-    *,
-    labels: Sequence[Category] | None,
-    features: Sequence[FeatureSpec] | None,
-    image: ImageSpec | None,
-) -> Signature:
-    engine = open_engine(tflite)
-    try:
-        inputs, outputs = engine.inputs, engine.outputs
-    finally:
-        engine.close()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise UnsupportedError(
-            f"the net has {len(inputs)} inputs and {len(outputs)} outputs",
-            where="compile_keras",
-            advice="Compile a net with one of each.",
-        )
-    task, role = _meaning(answers, labels)
-    width = 1 if answers.ndim == 1 else int(answers.shape[-1])
-    named = tuple(labels) if labels is not None else tuple(range(max(2, width)))
-    if task == "classification" and len(named) != max(2, width):
-        raise DataError(
-            f"the net answers {max(2, width)} classes, and {len(named)} labels are given",
-            advice="Give one label for each class.",
-        )
-    return Signature(
-        task=task,
-        inputs=(TensorSpec(name="x", shape=inputs[0].shape, dtype=inputs[0].dtype),),
-        outputs=(TensorSpec(name=role, shape=outputs[0].shape, dtype=outputs[0].dtype, role=role),),
-        features=tuple(features or ()),
-        image=image,
-        targets=one_target(named) if task == "classification" else (),
-    ).checked()
-
-
-def _meaning(
-    answers: NDArray[np.float32], labels: Sequence[Category] | None
-) -> tuple[Task, OutputRole]:
-    """Tell probabilities from decision values and from plain values by what the net answers."""
-    table = answers.reshape(len(answers), -1)
-    bounded = bool((table >= -_SUM_TOLERANCE).all() and (table <= 1 + _SUM_TOLERANCE).all())
-    if table.shape[1] > 1 and bounded and np.allclose(table.sum(axis=1), 1, atol=_SUM_TOLERANCE):
-        return "classification", "probabilities"
-    if labels is None:
-        return "regression", "value"
-    if table.shape[1] == 1 and bounded:
-        return "classification", "probabilities"
-    return "classification", "decision"
-
-
-def _choice(table: NDArray[np.float32]) -> NDArray[np.int64]:
-    if table.shape[1] == 1:
-        return (table[:, 0] > 0.5).astype(np.int64)  # noqa: PLR2004 - the middle of a sigmoid
-    best: NDArray[np.int64] = table.argmax(axis=1).astype(np.int64)
-    return best

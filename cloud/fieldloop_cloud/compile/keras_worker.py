@@ -5,7 +5,7 @@ Run as `python -m fieldloop_cloud.compile.keras_worker JOB_DIR`. A precision tha
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.manifest import Precision
-from fieldloop_cloud.compile.quantizers import convert
+from fieldloop_cloud.compile.quantizers import ConverterRows, convert
 from fieldloop_cloud.compile.worker import die_with_parent, report
 from fieldloop_cloud.files import write_file
 
 UNLOADABLE = "cannot be loaded"
 """How the `.error` of a model that Keras does not load begins."""
+
+MISFIT = "does not take the rows"
+"""How the `.error` of a model begins that the example's rows do not fit."""
+
+CALLED = "called.json"
+"""What people call the outputs, by the names that exporting gave them."""
 
 
 class ConvertJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +45,7 @@ class ConvertJob(msgspec.Struct, frozen=True, kw_only=True):
 def convert_all(
     job: Path,
     precisions: tuple[Precision, ...],
-    calibration: NDArray[np.float32] | tuple[NDArray[np.float32], ...],
+    calibration: NDArray[np.float32] | ConverterRows,
     make: Any,
 ) -> None:
     """Write `<precision>.tflite` or `<precision>.error` for each.
@@ -47,10 +53,10 @@ def convert_all(
     Args:
         job: The job's directory.
         precisions: What to convert to, in order.
-        calibration: Rows for the integer precisions; with several inputs an array for each.
+        calibration: Rows for the integer precisions; of several inputs a dict of arrays by name.
         make: Called without arguments; returns a fresh `TFLiteConverter`.
     """
-    rows = calibration if isinstance(calibration, tuple) else (calibration,)
+    rows = (calibration,) if isinstance(calibration, np.ndarray) else calibration
     for number, precision in enumerate(precisions):
         report("convert", number / len(precisions), f"converting to {precision}")
         try:
@@ -69,10 +75,10 @@ def main(job: Path) -> None:
     report("convert", 0.0, "starting TensorFlow")
     import tensorflow as tf  # noqa: PLC0415 - only workers import TensorFlow
 
-    calibration = np.load(job / "calibration.npy", allow_pickle=False)
+    calibration = load_arrays(job, "calibration")
     source = job / order.model
     if source.is_dir():
-        _answer(job, lambda probes: _run_saved(source, probes))
+        _answer(job, lambda probes: _run_saved(source, probes, job))
         convert_all(
             job,
             order.precisions,
@@ -85,10 +91,13 @@ def main(job: Path) -> None:
     try:
         model = keras.models.load_model(source, compile=False, safe_mode=not order.trust)
     except Exception as error:  # noqa: BLE001 - whatever Keras says of a file is for the parent
-        for precision in order.precisions:
-            write_file(job / f"{precision}.error", f"{UNLOADABLE}: {error}".encode())
+        _refuse(job, order, f"{UNLOADABLE}: {error}")
         return
-    _answer(job, lambda probes: model.predict(probes, verbose=0))
+    try:
+        _answer(job, lambda probes: answers_of(model, probes, job))
+    except Exception as error:  # noqa: BLE001 - whatever the net says of the rows is for the parent
+        _refuse(job, order, f"{MISFIT}: {error}")
+        return
     convert_all(
         job,
         order.precisions,
@@ -97,22 +106,77 @@ def main(job: Path) -> None:
     )
 
 
-def _answer(job: Path, answer: Callable[[NDArray[np.float32]], Any]) -> None:
-    """Write the net's own answers for the probes, unless a live net has given them."""
-    probes = job / "probes.npy"
-    if probes.exists() and not (job / "answers.npy").exists():
-        answers = answer(np.load(probes, allow_pickle=False))
-        np.save(job / "answers.npy", np.asarray(answers, dtype=np.float32))
+def _refuse(job: Path, order: ConvertJob, reason: str) -> None:
+    for precision in order.precisions:
+        write_file(job / f"{precision}.error", reason.encode())
 
 
-def _run_saved(source: Path, probes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Run a SavedModel by its default signature."""
+def _answer(job: Path, answer: Callable[[Any], None]) -> None:
+    """Let the net answer the probes, unless a live net has done so."""
+    if any((job / f"probes.{kind}").exists() for kind in ("npy", "npz")) and not any(
+        (job / f"answers.{kind}").exists() for kind in ("npy", "npz")
+    ):
+        answer(load_arrays(job, "probes"))
+
+
+def answers_of(model: Any, rows: Any, job: Path) -> None:
+    """Write a Keras model's answers, by the names that exporting gives its outputs.
+
+    Args:
+        model: The model.
+        rows: An array, or for several inputs a dict by name.
+        job: Where `answers` and what people call the outputs are written.
+    """
+    said = model.predict(_as_taken(model, rows), verbose=0)
+    if isinstance(said, dict):
+        save_arrays(job, "answers", {str(name): one for name, one in said.items()})
+        return
+    if not isinstance(said, list | tuple):
+        save_arrays(job, "answers", said)
+        return
+    save_arrays(job, "answers", {f"output_{n}": one for n, one in enumerate(said)})
+    names = getattr(model, "output_names", None) or []
+    if len(names) == len(said):
+        called = {f"output_{number}": str(name) for number, name in enumerate(names)}
+        write_file(job / CALLED, msgspec.json.encode(called))
+
+
+def _as_taken(model: Any, rows: Any) -> Any:
+    """Return rows in the form that the model's inputs have: one, in a list, or by name."""
+    inputs = getattr(model, "inputs", None)
+    if not isinstance(rows, dict) or not inputs or isinstance(model.input, dict):
+        return rows
+    taken = [rows[one.name] for one in inputs]
+    return taken[0] if len(taken) == 1 else taken
+
+
+def _run_saved(source: Path, probes: Any, job: Path) -> None:
+    """Let a SavedModel's default signature answer."""
     import tensorflow as tf  # noqa: PLC0415 - only workers import TensorFlow
 
     serve = tf.saved_model.load(str(source)).signatures["serving_default"]
-    (name,) = serve.structured_input_signature[1]
-    (output,) = serve(**{name: tf.constant(probes)}).values()
-    return np.asarray(output, dtype=np.float32)
+    names = list(serve.structured_input_signature[1])
+    given = probes if isinstance(probes, dict) else {names[0]: probes}
+    said = serve(**{name: tf.constant(one) for name, one in given.items()})
+    save_arrays(job, "answers", {name: np.asarray(one) for name, one in said.items()})
+
+
+def save_arrays(job: Path, name: str, arrays: Any) -> None:
+    """Write an array as `<name>.npy`, or a dict of them as `<name>.npz`."""
+    if isinstance(arrays, Mapping):
+        named: dict[str, Any] = {key: np.asarray(one) for key, one in arrays.items()}
+        np.savez(job / f"{name}.npz", **named)
+    else:
+        np.save(job / f"{name}.npy", np.asarray(arrays, dtype=np.float32))
+
+
+def load_arrays(job: Path, name: str) -> Any:
+    """Return what `save_arrays` wrote."""
+    path = job / f"{name}.npz"
+    if not path.exists():
+        return np.load(job / f"{name}.npy", allow_pickle=False)
+    with np.load(path, allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ from fieldloop_cloud.compile.quantized_versions import with_honest_versions
 QuantizerName = Literal["converter", "litert-quantizer"]
 
 
+ConverterRows = tuple[NDArray[Any], ...] | dict[str, NDArray[Any]]
+"""Calibration rows: one array for the input, of several inputs by name, or none."""
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """How to quantize.
 
@@ -42,12 +46,12 @@ class FloatModel:
     Attributes:
         tflite: The float32 flatbuffer; empty if there is none yet.
         make_converter: Returns a fresh `tf.lite.TFLiteConverter` of the net; None without a net.
-        calibration: Rows for the converter's own calibration, one array for each input.
+        calibration: Rows for the converter's own calibration.
     """
 
     tflite: bytes = b""
     make_converter: Callable[[], Any] | None = None
-    calibration: tuple[NDArray[Any], ...] = ()
+    calibration: ConverterRows = ()
 
 
 class Quantizer(Protocol):
@@ -85,23 +89,25 @@ class ConverterQuantizer:
         return convert(model.make_converter(), recipe.precision, model.calibration)
 
 
-def convert(
-    converter: Any, precision: Precision, calibration: tuple[NDArray[Any], ...] = ()
-) -> bytes:
+def convert(converter: Any, precision: Precision, calibration: ConverterRows = ()) -> bytes:
     """Convert with builtin ops only; inputs and outputs stay float32.
 
     Args:
         converter: A `tf.lite.TFLiteConverter`.
         precision: What to quantize to.
-        calibration: Rows of each of the model's inputs; empty if the net carries its own ranges.
+        calibration: Rows of the model's inputs; empty if the net carries its own ranges.
     """
     if precision == "mixed":
         raise ValueError("the converter leaves no single layer in float")
     import tensorflow as tf  # noqa: PLC0415 - only workers import TensorFlow
 
-    def rows() -> Iterator[list[NDArray[Any]]]:
-        for number in range(len(calibration[0])):
-            yield [one[number : number + 1] for one in calibration]
+    def rows() -> Iterator[Any]:
+        if isinstance(calibration, dict):
+            for number in range(min(len(one) for one in calibration.values())):
+                yield {name: one[number : number + 1] for name, one in calibration.items()}
+        else:
+            for row in calibration[0]:
+                yield [row[np.newaxis]]
 
     ops = tf.lite.OpsSet
     converter.target_spec.supported_ops = [ops.TFLITE_BUILTINS]

@@ -23,7 +23,7 @@ from fieldloop.errors import (
 )
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.compiled import Compiled
-from fieldloop_cloud.compile.keras import LIMITS
+from fieldloop_cloud.compile.net_proof import LIMITS
 from fieldloop_cloud.compile.quantize import Gate
 from fieldloop_cloud.compile.quantizers import LitertQuantizer, Recipe
 from fieldloop_cloud.compile.requantize import Requantizer

@@ -15,7 +15,8 @@ from fieldloop_cloud.compile import conversion
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.compile.conversion import collect, failure
 from fieldloop_cloud.compile.inspect import inspect
-from fieldloop_cloud.compile.keras import compile_keras, proven
+from fieldloop_cloud.compile.keras import compile_keras
+from fieldloop_cloud.compile.net_proof import proven
 from fieldloop_cloud.compile.worker import WorkerEnd
 from fieldloop_cloud.release.builder import bundle
 from fieldloop_cloud.release.home import Home

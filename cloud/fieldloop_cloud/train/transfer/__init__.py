@@ -1,0 +1,1 @@
+"""Transfer learning: a backbone that has learned elsewhere, a new head, few labels."""

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, PolynomialFeatures, PowerTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from fieldloop.errors import DataError, GateError
+from fieldloop.errors import DataError, GateError, UnsupportedError
 from fieldloop.signature import FeatureSpec
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.compile.comparison import steepness
@@ -190,3 +190,17 @@ def test_one_row_of_giants_is_no_excuse_for_the_other_rows():
     assert steepness({"decision": decision}, 3)[2] > 1e4
     assert (steepness({"decision": decision * 1000}, 3) > 1).all()
     assert steepness({"probabilities": decision}, 3).tolist() == [1, 1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:The optimal lambda:UserWarning")
+@pytest.mark.parametrize("method", ["box-cox", "yeo-johnson"])
+def test_an_extreme_exponent_is_refused_by_column_and_number_but_not_before_a_tree(method):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"mild": rng.lognormal(size=100), "tight": 1000 + rng.random(100)})
+    power = PowerTransformer(method=method)
+    with pytest.raises(UnsupportedError, match=r"exponent -?\d.*column 'tight'.*lambdas_"):
+        to_tflite(power.fit(frame), example=frame)
+    tree = DecisionTreeClassifier(max_depth=2, random_state=0)
+    model = make_pipeline(PowerTransformer("yeo-johnson"), tree).fit(frame, frame["mild"] > 1)
+    labels = to_tflite(model, example=frame).run(frame)["label"]
+    assert np.array_equal(labels, model.predict(frame.astype(np.float32).astype(float)))

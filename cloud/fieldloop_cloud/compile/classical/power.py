@@ -20,6 +20,11 @@ from fieldloop_cloud.compile.value import Value, host_array
 NEAR = 0.5
 """Arguments smaller than this take the series."""
 
+LARGEST = float(np.finfo(np.float32).max)
+
+COARSE = 1e5
+"""Powers this many of their own spreads from zero keep two digits of the spread in float32."""
+
 LOG_TERMS = tuple(2.0 / (2 * k + 1) for k in range(7))
 """log(1 + x) = 2 atanh(s) with s = x / (2 + x): coefficients of s, s³, s⁵, …"""
 
@@ -34,6 +39,8 @@ def power_transformer(estimator: Any, value: Value, context: Context) -> Outputs
     lambdas = np.asarray(estimator.lambdas_, np.float64)
 
     def build() -> Tensor:
+        # A tree behind it needs no table: its thresholds are moved in front, however extreme.
+        _refuse_extremes(estimator, value, context)
         table = value.tensor()
         if estimator.method == "box-cox":
             powered = _power(g, g.log(table), lambdas)
@@ -57,6 +64,33 @@ def power_transformer(estimator: Any, value: Value, context: Context) -> Outputs
         lambda rows: host_array(estimator.transform(before(rows))) * scale + mean
     )
     return {"transformed": powered.scaled(1.0 / scale, -mean / scale)}
+
+
+def _refuse_extremes(estimator: Any, value: Value, context: Context) -> None:
+    """Refuse a column whose powers float32 cannot hold, or cannot tell from each other."""
+    with np.errstate(all="ignore"):
+        made = np.abs(host_array(estimator.transform(value.reference(value.example))))
+    spread, middle = np.ones(made.shape[1]), np.zeros(made.shape[1])
+    if estimator.standardize:
+        scaler = estimator._scaler  # noqa: SLF001 - as above
+        spread, middle = np.asarray(scaler.scale_), np.abs(np.asarray(scaler.mean_))
+    largest = np.nanmax(made, axis=0, initial=0.0) * spread + middle
+    held = np.isfinite(largest) & (largest < LARGEST)
+    if estimator.standardize:
+        held &= largest < COARSE * spread
+    for column in np.flatnonzero(~held)[:1].tolist():
+        names = getattr(estimator, "feature_names_in_", None)
+        name = f"x{column}" if names is None else names[column]
+        size = "beyond float64"
+        if np.isfinite(largest[column]):
+            size = f"up to {largest[column]:.2g} with a spread of {spread[column]:.2g}"
+        raise context.refuse(
+            f"the exponent {estimator.lambdas_[column]:.4g} of column '{name}' gives powers "
+            f"{size}, which float32 cannot hold",
+            parameter="lambdas_",
+            advice="Bring the column to about 1 … 10 before the PowerTransformer (divide by its "
+            "median), clip its outliers, or use QuantileTransformer.",
+        )
 
 
 def _power(g: Graph, logarithm: Tensor, exponent: Operand) -> Tensor:

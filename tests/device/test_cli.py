@@ -160,7 +160,7 @@ def test_a_broken_root_is_one_paragraph_and_an_exit_code(device, break_it, code,
 
 def test_an_unknown_source_is_the_users_mistake(device):
     done, _ = run(device, "", "--source", "camera")
-    assert (done.returncode, "stdin or dir:PATH" in done.stderr) == (2, True)
+    assert (done.returncode, "dir:PATH" in done.stderr) == (2, True)
 
 
 @pytest.fixture

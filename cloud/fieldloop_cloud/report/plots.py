@@ -7,6 +7,7 @@ stays one file.
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 INK = "#1f2933"
@@ -52,45 +53,78 @@ def data_uri(drawing: Any) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def front(
-    points: Sequence[tuple[str, str, float, float, float, float]],
-    *,
-    chosen: str,
-    xlabel: str,
-    ylabel: str,
-) -> str:
-    """Draw scores with intervals over a cost on a logarithmic axis.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One variant in a plot of scores over a cost.
+
+    Attributes:
+        series: What it belongs to: one colour.
+        name: The variant.
+        cost: Above 0.
+        score: With its interval's ends `low` and `high`.
+        counts: Whether it may be chosen; the others are drawn faint.
+    """
+
+    series: str
+    name: str
+    cost: float
+    score: float
+    low: float
+    high: float
+    counts: bool
+
+
+def front(points: Sequence[Point], *, chosen: str, xlabel: str, ylabel: str) -> str:
+    """Draw scores with intervals over a cost on a logarithmic axis, and the front through them.
+
+    The front joins what nothing else beats in both cost and score.
 
     Args:
-        points: (candidate, variant, cost, score, low, high), cost > 0.
+        points: What was measured.
         chosen: Name of the variant to ring.
         xlabel: The cost's name and unit.
         ylabel: The score's name.
     """
-    drawing = figure(height=4.6)
+    drawing = figure(7.2, 5.0)
     made = axes(drawing, xlabel=xlabel, ylabel=ylabel)
     _logarithmic(made)
-    names = list(dict.fromkeys(point[0] for point in points))
+    names = list(dict.fromkeys(point.series for point in points))
     for number, name in enumerate(names):
-        mine = [point for point in points if point[0] == name]
-        made.errorbar(
-            [point[2] for point in mine],
-            [point[3] for point in mine],
-            yerr=[
-                [point[3] - point[4] for point in mine],
-                [point[5] - point[3] for point in mine],
-            ],
-            fmt=MARKERS[number % len(MARKERS)],
-            color=PALETTE[number % len(PALETTE)],
-            markersize=5,
-            elinewidth=0.8,
-            capsize=2,
-            label=name,
-        )
-    ringed = [point for point in points if point[1] == chosen]
+        mine = [point for point in points if point.series == name]
+        colour = PALETTE[number % len(PALETTE)]
+        marker = MARKERS[(number // len(PALETTE) + number) % len(MARKERS)]
+        for counts, alpha in ((True, 1.0), (False, 0.25)):
+            some = [point for point in mine if point.counts == counts]
+            made.errorbar(
+                [point.cost for point in some],
+                [point.score for point in some],
+                yerr=[
+                    [point.score - point.low for point in some],
+                    [point.high - point.score for point in some],
+                ],
+                fmt=marker,
+                color=colour,
+                markersize=5,
+                elinewidth=0.5,
+                capsize=0,
+                alpha=alpha,
+                label=name if counts or all(not point.counts for point in mine) else None,
+            )
+    best = _unbeaten([point for point in points if point.counts])
+    made.plot(
+        [point.cost for point in best],
+        [point.score for point in best],
+        color=MUTED,
+        linewidth=1.0,
+        linestyle="--",
+        drawstyle="steps-post",
+        label="front",
+        zorder=1,
+    )
+    ringed = [point for point in points if point.name == chosen]
     made.scatter(
-        [point[2] for point in ringed],
-        [point[3] for point in ringed],
+        [point.cost for point in ringed],
+        [point.score for point in ringed],
         s=140,
         facecolors="none",
         edgecolors=WARN,
@@ -98,7 +132,46 @@ def front(
         label="chosen",
         zorder=3,
     )
-    legend(made, min(len(names) + 1, _LEGEND_COLUMNS))
+    legend(made, min(len(names) + 2, _LEGEND_COLUMNS))
+    return data_uri(drawing)
+
+
+def _unbeaten(points: Sequence[Point]) -> list[Point]:
+    """Return the points that nothing beats in both cost and score, by cost."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda item: (item.cost, -item.score)):
+        if not best or point.score > best[-1].score:
+            best.append(point)
+    return best
+
+
+def reliability(points: Sequence[tuple[float, float, float, float]]) -> str:
+    """Draw accuracy over confidence.
+
+    Args:
+        points: (mean confidence, accuracy, low, high) of answers of similar confidence.
+    """
+    drawing = figure(4.6, 4.2)
+    made = axes(drawing, xlabel="confidence", ylabel="share that is right")
+    start = min(0.5, *(min(point[0], point[2]) for point in points))
+    made.plot([start, 1], [start, 1], color=MUTED, linewidth=0.9, linestyle="--", label="honest")
+    made.errorbar(
+        [point[0] for point in points],
+        [point[1] for point in points],
+        yerr=[
+            [point[1] - point[2] for point in points],
+            [point[3] - point[1] for point in points],
+        ],
+        fmt="o-",
+        color=ACCENT,
+        markersize=4,
+        linewidth=1.2,
+        elinewidth=0.8,
+        capsize=2,
+        label="measured",
+    )
+    made.set_ylim(max(0.0, start - 0.05), 1.03)
+    legend(made, 2)
     return data_uri(drawing)
 
 

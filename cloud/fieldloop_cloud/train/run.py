@@ -6,6 +6,7 @@ On disk a run is a directory without a pickle in it:
     models/<candidate>.<precision>.tflite every measured variant
     chosen/{signature,profile,golden,lineage}.json
     report.html
+    model-card.{json,md}
 """
 
 import os

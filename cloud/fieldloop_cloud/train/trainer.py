@@ -19,7 +19,8 @@ from fieldloop_cloud.data.leakage import check_leakage
 from fieldloop_cloud.data.split import Split, Strategy, split
 from fieldloop_cloud.files import check_writable
 from fieldloop_cloud.release.targets import Target, load_target
-from fieldloop_cloud.report.html import write_run_report
+from fieldloop_cloud.report.card import write_model_card
+from fieldloop_cloud.report.training import write_run_report
 from fieldloop_cloud.select.advice import Advice, advise
 from fieldloop_cloud.select.candidates import Candidate, portfolio
 from fieldloop_cloud.select.choice import choose
@@ -187,6 +188,7 @@ def _written(run: Run, out: Path) -> Run:
     try:
         run = run.save(out)
         write_run_report(run, out / "report.html")
+        write_model_card(run, out)
     except BaseException:
         if is_new:
             shutil.rmtree(out, ignore_errors=True)

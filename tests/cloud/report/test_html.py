@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.report import plots
-from fieldloop_cloud.report.html import render, run_report
+from fieldloop_cloud.report.html import render
+from fieldloop_cloud.report.training import run_report
 from fieldloop_cloud.train.trainer import train
 
 
@@ -24,7 +25,7 @@ def test_the_report_tells_the_whole_run(run):
     for text in (run.data_sha256, "not proven", "sealed", "How to get the same again"):
         assert text in page
     assert run.chosen.name in page
-    assert page.count("data:image/svg+xml;base64,") == 3
+    assert page.count("data:image/svg+xml;base64,") == 4  # two fronts, confusion, confidence
 
 
 def test_the_report_loads_nothing_from_elsewhere(run):

@@ -37,7 +37,7 @@ def test_a_saved_run_reads_back_as_it_was(digits_run):
 def test_a_run_holds_no_pickle_and_no_half_written_file(digits_run):
     run, _ = digits_run
     files = [path for path in run.path.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".json", ".tflite", ".html"}
+    assert {path.suffix for path in files} == {".json", ".tflite", ".html", ".md"}
     assert sum(path.suffix == ".tflite" for path in files) == len(run.front)
 
 

@@ -34,12 +34,10 @@ LABEL_CHANGES = {"float32": 0.0, "float16": 0.01, "int8": 0.02}
 LOST_LABELS = LABEL_CHANGES["int8"]
 """Largest share of labels that rounding the input to the tensor's type may change.
 
-This is a stated limit, not a measured one: an int8 model answers up to this share of rows
-differently because of its input, and up to as many again because of its weights. Two points in a
-hundred is what is paid for a quarter of the bytes in the field's practice, and it is what the
-input's codes can be blamed for: of the 256 codes of a column, a boundary that cuts the rows evenly
-has 1 in 256 beside it, and a row of several such columns a few. A feature whose rows crowd into few
-codes exceeds it and is refused; whoever wants less loss has float16."""
+A stated limit, chosen and not derived: the same share that int8 weights may change, so that an int8
+model answers at most twice this share of rows differently. A feature whose rows crowd into few of
+its 256 codes exceeds it and is refused; float16 and float32 do not round the input this way. The
+evidence shows the number of labels that were changed."""
 
 MOVED_VALUE = 0.1
 """Largest root mean square, in standard deviations, by which it may move a value.

@@ -19,11 +19,11 @@ free. No op here computes with them.
 What it costs, and why not less (x86, one thread, LiteRT 2.3, one row and 100 trees): GATHER copies
 item by item, 2.0 to 2.5 ns each, be it one number or a row of four, so the two GATHERs of a level
 take 0.5 µs of its 0.65; a forest of 100 trees and 10 levels cannot be faster than 5 µs plus the
-runtime's own 2.3 µs a call, whatever the other ops take. Measured and not better: a table for each field (1.5 µs a level).
-Reckoned from the measured costs of their ops and not built: two or three levels a GATHER (0.9: what
-the rows save, selecting costs), sibling states with CAST and ADD instead of SELECT (0.66, and
-leaves can no longer share a row), the first levels of all trees at once (`dense` on the top only:
-gains 0.3 of 10 µs).
+runtime's own 2.3 µs a call, whatever the other ops take. Measured and not better: a table for each
+field (1.5 µs a level). Reckoned from the costs of their ops and not built: two or three
+levels a GATHER (0.9: what the rows save, selecting costs), sibling states with CAST and ADD instead
+of SELECT (0.66, and leaves can no longer share a row), the first levels of all trees at once
+(`dense` on the top only: gains 0.3 of 10 µs).
 """
 
 from typing import Any

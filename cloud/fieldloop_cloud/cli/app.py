@@ -24,7 +24,7 @@ COMMANDS: dict[str, str] = {
     "train": "train:train_command",
     "worker": "worker:worker_command",
     "compile": "compile:compile_command",
-    "inspect": "compile:inspect_command",
+    "inspect": "inspect:inspect_command",
     "prune": "prune:prune_command",
     "distill": "distill:distill_command",
     "bundle": "release:bundle_command",

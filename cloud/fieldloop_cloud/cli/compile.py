@@ -1,4 +1,4 @@
-"""`fieldloop compile` and `fieldloop inspect`."""
+"""`fieldloop compile`."""
 
 import importlib
 import warnings
@@ -8,17 +8,13 @@ from typing import Any, cast
 import click
 from rich.console import Console
 
-from fieldloop.bundle import MAGIC, unpack
-from fieldloop.errors import ConfigError, DataError, FieldloopError, UnsupportedError
-from fieldloop.integrity import PublicKey, TrustPolicy
-from fieldloop.manifest import BundleContent, Precision
-from fieldloop.signature import Signature
-from fieldloop_cloud.cli.output import emit, home_option, json_option, plain, table, vacant
-from fieldloop_cloud.cli.rows import load_rows
+from fieldloop.errors import ConfigError, DataError, UnsupportedError
+from fieldloop.manifest import Precision
+from fieldloop_cloud.cli.output import emit, json_option, vacant
+from fieldloop_cloud.cli.rows import load_arrays, load_rows
+from fieldloop_cloud.cli.rungs import show_explanation, show_lite, show_rungs
 from fieldloop_cloud.cli.train import epsilon_option
-from fieldloop_cloud.compile.compiled import Compiled
-from fieldloop_cloud.release.home import Home
-from fieldloop_cloud.release.releases import read_bundle
+from fieldloop_cloud.compile.quantize import NET_LADDER
 
 _PICKLED = frozenset({".joblib", ".pkl", ".pickle"})
 
@@ -27,27 +23,46 @@ _PICKLED = frozenset({".joblib", ".pkl", ".pickle"})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--example",
+    "--calibration",
     type=click.Path(path_type=Path),
     required=True,
-    help="Rows like those it was fitted on: .csv, .parquet, or .npz with an array X.",
+    help="Rows like those it was fitted on: .csv, .parquet, or .npz with an array X (or, for a "
+    "net of several inputs, an array by the name of each). A net's integers get their ranges "
+    "from them.",
 )
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="The .tflite to write."
 )
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "float16", "dynamic", "int8"]),
+    type=click.Choice(["auto", *NET_LADDER]),
     default="float32",
     show_default=True,
-    help="auto takes the smallest that is proven to answer as the original.",
+    help="auto takes the smallest that is proven to answer as the original, or with --device the "
+    "fastest. mixed is int8 with the worst layers of a net left in float.",
 )
+@click.option("--device", help="The device class it is meant for: a name or a .toml file.")
 @click.option(
     "--held-out",
     type=click.Path(path_type=Path),
     help="Rows to compare on, best ones that it was not fitted on; by default the example.",
 )
+@click.option(
+    "--target",
+    help="Column of the held-out rows with the truth; in an .npz file it is the array y.",
+)
+@click.option("--labels", help="Names of a net's classes, with commas between them.")
 @epsilon_option
-@click.option("--trust", is_flag=True, help="Load a pickled model; it may run any code.")
+@click.option(
+    "--explain", is_flag=True, help="Say what int8 does to each layer of a net, and what to change."
+)
+@click.option(
+    "--lite",
+    type=click.Path(path_type=Path),
+    help="Also write a net's Lite variant (.keras): ReLU6 for swish, no squeeze-and-excite. It "
+    "must be trained further.",
+)
+@click.option("--trust", is_flag=True, help="Load a pickled model or Lambda layers: any code.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @json_option
 def compile_command(
@@ -56,31 +71,45 @@ def compile_command(
     example: Path,
     out: Path,
     precision: str,
+    device: str | None,
     held_out: Path | None,
+    target: str | None,
+    labels: str | None,
     epsilon: float,
+    explain: bool,
+    lite: Path | None,
     trust: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Compile a fitted MODEL to a TFLite flatbuffer of builtin ops.
 
-    MODEL is a Keras model (.keras) or a scikit-learn estimator saved with joblib or pickle. The
-    latter is code, not data: --trust says that you know where it comes from. Beside the flatbuffer
-    its signature is written as <name>.signature.json, and how it was compared with the original as
-    <name>.evidence.json; `fieldloop bundle` takes all three.
+    MODEL is a Keras model (.keras, or the directory of a SavedModel), a float32 .tflite file, or a
+    scikit-learn estimator saved with joblib or pickle. The latter is code, not data: --trust says
+    that you know where it comes from. Beside the flatbuffer its signature is written as
+    <name>.signature.json, and how it was compared with the original as <name>.evidence.json;
+    `fieldloop bundle` takes all three.
     """
     from fieldloop_cloud.compile.api import to_tflite  # noqa: PLC0415 - slow to load
     from fieldloop_cloud.compile.saved import save_compiled  # noqa: PLC0415 - the same
 
-    vacant(out, force=force)
-    fitted = load_fitted(model, trust=trust)
-    compiled = to_tflite(
-        fitted,
-        example=_rows(example, model),
-        precision=cast("Precision", precision),
-        held_out=None if held_out is None else _rows(held_out, model),
-        epsilon=epsilon,
-    )
+    for path in (out, lite):
+        if path is not None:
+            vacant(path, force=force)
+    _check_options(model, explain=explain, lite=lite, labels=labels)
+    fitted = _model(model, trust=trust)
+    probes, truth = _compared(held_out, model, target)
+    job: dict[str, Any] = {
+        "example": _rows(example, model, target),
+        "held_out": probes,
+        "truth": truth,
+        "labels": None if labels is None else [label.strip() for label in labels.split(",")],
+        "trust": trust,
+    }
+    changes = () if lite is None else _lite(model, lite)
+    wanted = cast("Precision", precision)
+    compiled = to_tflite(fitted, precision=wanted, device=device, epsilon=epsilon, **job)
+    explanation = _explanation(fitted, job) if explain else None
     written = save_compiled(compiled, out)
     result = {
         "tflite": out,
@@ -88,11 +117,16 @@ def compile_command(
         "precision": compiled.precision,
         "size_bytes": len(compiled.tflite),
         "evidence": compiled.evidence,
+        "explanation": explanation,
+        "lite": {"model": lite, "changes": changes} if lite else None,
     }
 
     def text(console: Console) -> None:
-        if compiled.evidence.rungs:
-            _show_rungs(compiled, console)
+        show_rungs(compiled, console)
+        if explanation is not None:
+            show_explanation(explanation, console)
+        if lite is not None:
+            show_lite(lite, changes, console)
         console.print(
             f"{out}: {len(compiled.tflite)} bytes, {compiled.precision}\n"
             f"{compiled.evidence.sentence}",
@@ -102,24 +136,76 @@ def compile_command(
     emit(result, as_json=as_json, text=text)
 
 
-def _show_rungs(compiled: Compiled, console: Console) -> None:
-    rows = [
-        (
-            ("→ " if rung.precision == compiled.precision else "") + rung.precision,
-            rung.size_bytes,
-            rung.gate.agreement if rung.gate else None,
-            rung.gate.verdict if rung.gate else "not possible",
+def _explanation(fitted: Any, job: dict[str, Any]) -> Any:
+    return importlib.import_module("fieldloop_cloud.compile.explain").explain(fitted, **job)
+
+
+def _lite(model: Path, out: Path) -> tuple[str, ...]:
+    building = importlib.import_module("fieldloop_cloud.train.lite_building")
+    changes: tuple[str, ...] = building.build_lite(model, out)
+    return changes
+
+
+def _check_options(model: Path, *, explain: bool, lite: Path | None, labels: str | None) -> None:
+    given = {"--explain": explain, "--lite": lite is not None, "--labels": labels is not None}
+    wrong = [option for option, is_given in given.items() if is_given]
+    if model.suffix in _PICKLED and wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)} is for nets; a scikit-learn model has its own names and no layers",
+            where=str(model),
+            advice="Leave the option out.",
         )
-        for rung in compiled.evidence.rungs
-    ]
-    console.print(table("precisions", ("precision", "bytes", "same labels", "verdict"), rows))
-    for rung in compiled.evidence.rungs:
-        console.print(f"{rung.precision}: {rung.reason}", markup=False)
 
 
-def _rows(path: Path, model: Path) -> Any:
+def _model(path: Path, *, trust: bool) -> Any:
+    """Return the path of a net, or an unpickled estimator."""
+    if (path / "saved_model.pb").is_file() or (path.suffix == ".tflite" and path.is_file()):
+        return path
+    return load_fitted(path, trust=trust)
+
+
+def _compared(path: Path | None, model: Path, target: str | None) -> tuple[Any, Any]:
+    """Return the rows to compare on and the truth about them; None where there is none."""
+    if path is None:
+        if target is not None:
+            raise ConfigError(
+                "the truth is a column of the held-out rows, and there are none",
+                where="--target",
+                advice="Give --held-out.",
+            )
+        return None, None
+    if path.suffix == ".npz":
+        if target is not None:
+            raise ConfigError(
+                "an .npz file has no columns", where=str(path), advice="Save the truth as array y."
+            )
+        truth = load_arrays(path).get("y")
+        return _rows(path, model, None), None if truth is None else truth.tolist()
+    if target is None:
+        return _rows(path, model, None), None
+    frame = load_rows(path)
+    if target not in frame.columns:
+        raise DataError(
+            f"there is no column '{target}'",
+            where=str(path),
+            advice=f"Name one of {', '.join(map(str, frame.columns[:12]))}.",
+        )
+    return _rows(path, model, target), frame[target].tolist()
+
+
+def _rows(path: Path, model: Path, target: str | None) -> Any:
+    """Return rows without the truth; a net's are numbers."""
+    is_net = model.suffix not in _PICKLED
+    if is_net and path.suffix == ".npz":
+        arrays = load_arrays(path)
+        inputs = {name: array for name, array in arrays.items() if name not in ("X", "y")}
+        return inputs if inputs and "X" not in arrays else load_rows(path)
     rows = load_rows(path)
-    return _numbers(rows, where=str(path)) if model.suffix == ".keras" else rows
+    if target is not None and hasattr(rows, "columns") and target in rows.columns:
+        rows = rows.drop(columns=target)
+    if is_net:
+        _numbers(rows, where=str(path))
+    return rows
 
 
 def _numbers(rows: Any, *, where: str) -> Any:
@@ -178,120 +264,3 @@ def load_fitted(path: Path, *, trust: bool) -> Any:
             advice="Install that version of scikit-learn or fit the model again.",
         )
     return fitted
-
-
-@click.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
-@home_option
-@click.option(
-    "--trusted",
-    type=click.Path(path_type=Path),
-    help="Public keys (PEM) to check a bundle with; by default the home's.",
-)
-@json_option
-def inspect_command(*, file: Path, home: Home, trusted: Path | None, as_json: bool) -> None:
-    """Say what is in a .tflite FILE or a signed bundle."""
-    data = read_bundle(file)
-    if data.startswith(MAGIC):
-        content = unpack(data, trust=bundle_trust(home, trusted), where=str(file))
-        emit(
-            _bundle_summary(content),
-            as_json=as_json,
-            text=lambda console: _show_bundle(content, console),
-        )
-        return
-    inspect = importlib.import_module("fieldloop_cloud.compile.inspect").inspect
-    try:
-        facts = plain(inspect(data))
-    except FieldloopError as error:
-        error.where = error.where or str(file)
-        raise
-    emit(
-        facts,
-        as_json=as_json,
-        text=lambda console: console.print(
-            table(str(file), ("fact", "value"), [(k, _cell(v)) for k, v in facts.items()])
-        ),
-    )
-
-
-def bundle_trust(home: Home, trusted: Path | None) -> TrustPolicy:
-    """Return whom to trust about a bundle: the keys named, or else the home's."""
-    path = trusted or home.public_key_file
-    try:
-        return TrustPolicy(keys=PublicKey.all_from_pem(path.read_bytes()))
-    except OSError as error:
-        raise ConfigError(
-            f"there is no public key to check the bundle with: {error.strerror}",
-            where=str(path),
-            advice="Name the signer's key with --trusted, or its home with --home.",
-        ) from error
-    except DataError as error:
-        error.where = error.where or str(path)
-        raise
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict) and "dtype" in value:
-        shape = "x".join("?" if size < 0 else str(size) for size in value["shape"])
-        return f"{value['name']} {value['dtype']} {shape or 'scalar'}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_cell(item) for item in value)
-    return str(value)
-
-
-def _bundle_summary(content: BundleContent) -> dict[str, Any]:
-    return {
-        "sha256": content.sha256,
-        "manifest": plain(content.manifest),
-        "signature": plain(content.signature),
-        "lineage": plain(content.lineage),
-        "golden_count": len(content.golden),
-    }
-
-
-def _inputs_shown(signature: Signature) -> str:
-    if len(signature.inputs) > 1:
-        return ", ".join(spec.name for spec in signature.inputs)
-    return ", ".join(signature.feature_names) or ("image" if signature.image else "array")
-
-
-def _labels_shown(signature: Signature) -> list[tuple[str, str | None]]:
-    if len(signature.targets) <= 1:
-        return [("labels", ", ".join(map(str, signature.labels)) or None)]
-    return [
-        (f"target {target.name}", ", ".join(map(str, target.labels)) or "a value")
-        for target in signature.targets
-    ]
-
-
-def _show_bundle(content: BundleContent, console: Console) -> None:
-    manifest = content.manifest
-    rows = [
-        ("sha256", content.sha256),
-        ("name and release", f"{manifest.name} {manifest.release}"),
-        ("device classes", ", ".join(manifest.device_classes)),
-        ("task", content.signature.task),
-        ("inputs", _inputs_shown(content.signature)),
-        *_labels_shown(content.signature),
-        ("candidate", content.lineage.candidate),
-        ("data", content.lineage.data_sha256),
-        ("replaces", content.lineage.parent_sha256 or None),
-        *((f"gate: {name}", text) for name, text in content.lineage.gate.items()),
-    ]
-    console.print(table("bundle", ("what", "value"), rows))
-    columns = ("variant", "bytes", "min runtime", "score", "p50 ms", "p90 ms")
-    variants = [
-        (
-            item.precision,
-            len(content.models[item.precision]),
-            item.min_runtime,
-            item.score,
-            item.latency_p50_ms,
-            item.latency_p90_ms,
-        )
-        for item in manifest.variants
-    ]
-    console.print(table("variants", columns, variants))

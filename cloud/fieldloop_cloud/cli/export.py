@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 
 from fieldloop.bundle import MAGIC, unpack
-from fieldloop_cloud.cli.compile import bundle_trust
+from fieldloop_cloud.cli.inspect import bundle_trust
 from fieldloop_cloud.cli.output import emit, home_option, json_option
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.releases import read_bundle

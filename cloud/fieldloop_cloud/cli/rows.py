@@ -21,7 +21,23 @@ def load_rows(path: Path) -> Any:
         return tables.read_table(path)  # says itself what is a number and what is text
     if path.suffix != ".npz":
         return tables.typed(tables.read_table(path))
-    return _array(_arrays(path), "X", path)
+    return _array(load_arrays(path), "X", path)
+
+
+def load_arrays(path: Path) -> dict[str, Any]:
+    """Return all arrays of an `.npz` file, by name.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    numpy = importlib.import_module("numpy")
+    try:
+        with numpy.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:
+        raise DataError(
+            f"the rows cannot be read: {error}", where=str(path), advice="Check the file."
+        ) from error
 
 
 def load_reference(path: Path, signature: Signature, target: str | None) -> tuple[Any, Any]:
@@ -44,7 +60,7 @@ def load_reference(path: Path, signature: Signature, target: str | None) -> tupl
             raise ConfigError(
                 "an .npz file has no columns", where=str(path), advice="Save the truth as array y."
             )
-        arrays = _arrays(path)
+        arrays = load_arrays(path)
         return _array(arrays, "X", path), arrays.get("y")
     frame = importlib.import_module("fieldloop_cloud.data.tables").read_table(path)
     frame = frame.set_axis([str(column) for column in frame.columns], axis=1)
@@ -80,17 +96,6 @@ def _read_as(cells: Any, categories: tuple[Category, ...]) -> Any:
         return pandas.to_numeric(cells)
     except (ValueError, TypeError):
         return cells
-
-
-def _arrays(path: Path) -> dict[str, Any]:
-    numpy = importlib.import_module("numpy")
-    try:
-        with numpy.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("X", "y") if name in arrays}
-    except Exception as error:
-        raise DataError(
-            f"the rows cannot be read: {error}", where=str(path), advice="Check the file."
-        ) from error
 
 
 def _array(arrays: dict[str, Any], name: str, path: Path) -> Any:

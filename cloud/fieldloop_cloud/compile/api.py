@@ -110,7 +110,7 @@ def to_tflite(
         compile_to, rows = _net(model, job, tuple(dict.fromkeys(("float32", *ladder))))
         if precision == "float32":
             return compile_to("float32")
-        calibration = encoded(compile_to("float32").tflite, _arrays(job.example))
+        calibration = encoded_rows(compile_to("float32"), job.example)
         offers = NetRungs(compile_to, calibration, rows())
     climb = smallest_proven if precision == "auto" else at_precision
     return climb(offers, rows, ladder, epsilon=epsilon, truth=truth, target=target)
@@ -168,7 +168,16 @@ def _net(model: Any, job: _Job, precisions: tuple[Precision, ...]) -> tuple[_Com
     def compile_to(precision: Precision) -> Compiled:
         return _calibrated(convert(precision), *arrays)
 
-    return compile_to, lambda: encoded(compile_to("float32").tflite, probes)
+    return compile_to, lambda: encoded_rows(compile_to("float32"), probes)
+
+
+def encoded_rows(net: Compiled, rows: Any) -> NDArray[np.float32]:
+    """Return the rows of a compiled net as they are encoded: several inputs side by side.
+
+    Raises:
+        DataError: Rows for other inputs than the net's.
+    """
+    return encoded(net.tflite, _arrays(rows))
 
 
 def _arrays(rows: Any) -> NetRows:

@@ -22,6 +22,7 @@ from fieldloop.errors import (
     UnsupportedError,
 )
 from fieldloop.manifest import Precision
+from fieldloop_cloud.compile.calibration import Calibration
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.net_proof import LIMITS
 from fieldloop_cloud.compile.quantize import Gate
@@ -147,6 +148,11 @@ class NetRungs:
                 return Attempt("mixed", compiled)
             reason = f"with {count} of {len(worst)} layers in float: {gate.reason}"
         return Attempt("mixed", None, reason)
+
+    @property
+    def calibration_used(self) -> Calibration | None:
+        """The ranges that the integers got; None before any were needed."""
+        return self._requantizer.calibration
 
     def aware(self, tflite: bytes) -> Attempt:
         """Take an int8 flatbuffer that training with rounding gave, as a rung like the others."""

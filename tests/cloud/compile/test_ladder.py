@@ -12,7 +12,7 @@ from fieldloop.errors import DataError, GateError, ModelRuntimeError, Unsupporte
 from fieldloop_cloud.compile import requantize
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.compile.calibration import calibrate
-from fieldloop_cloud.compile.explain import sensitivity_table
+from fieldloop_cloud.compile.explain import explain
 from fieldloop_cloud.compile.inspect import inspect
 from fieldloop_cloud.compile.layers import by_layer, ops
 from fieldloop_cloud.compile.quantizers import FloatModel, Recipe
@@ -103,12 +103,19 @@ def test_a_device_gets_the_fastest_proven_rung_that_it_runs(nets, flatbuffer, di
 
 def test_the_sensitivity_table_blames_the_right_layers(flatbuffer, digits):
     X, y = digits
-    table = sensitivity_table(
-        to_tflite(flatbuffer, example=X[:300], labels=LABELS),
-        calibration=X[:300],
-        rows=X[HELD_OUT],
+    told = explain(
+        flatbuffer,
+        example=X[:300],
+        held_out=X[HELD_OUT],
         truth=y[HELD_OUT].tolist(),
+        labels=LABELS,
     )
+    table = told.layers
+    problems = [(one.layer, one.what.split()[0]) for one in told.findings]
+    assert problems == [
+        ("stem", "swish"), ("narrow", "swish"), ("excite", "squeeze-and-excite")
+    ]  # fmt: skip
+    assert all("ReLU6" in str(one) or "leave the block out" in str(one) for one in told.findings)
     assert {table[0].layer, table[1].layer} == {"wide", "narrow"}
     assert table[0].drop_alone > 0.1
     by_name = {one.layer: one for one in table}

@@ -90,7 +90,7 @@ def awkward():
     yield keras.Model(entry, layers.LayerNormalization(name="mean")(layers.Conv2D(8, 3)(entry)))
     x = layers.Conv2D(8, 3, name="first")(entry)
     yield keras.Model(entry, layers.Dense(2)(layers.Permute((3, 1, 2), name="turned")(x)))
-    yield keras.Model(entry, layers.Dense(2)(layers.Reshape((6, 48), name="spread")(x)))
+    yield keras.Model(entry, layers.Dense(2)(layers.Reshape((72, 4), name="spread")(x)))
     series = keras.Input((10, 3))
     yield keras.Model(series, layers.Dense(2)(layers.GRU(8, name="memory")(series)))
 
@@ -133,9 +133,7 @@ def pruned(build, seed):
     before = answers(model, rows)
     total = sum(map(len, families.values()))
     found = {
-        kind: least_important(
-            channels, channel_scores(channels, kind, lambda: []), len(gone) / total
-        )
+        kind: least_important(channels, channel_scores(channels, kind, list), len(gone) / total)
         for kind in ("l1", "l2")
     }
     smaller = shrunk(model, channels, gone)

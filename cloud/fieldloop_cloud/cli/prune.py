@@ -120,6 +120,7 @@ def prune_command(
         "before": pruned.before,
         "after": pruned.after,
         "channels": pruned.channels,
+        "sensitivity": pruned.sensitivity,
         "gate": pruned.gate,
         "steps": pruned.steps,
     }

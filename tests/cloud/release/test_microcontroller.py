@@ -197,3 +197,46 @@ def test_two_targets_have_two_tables_of_labels(linear, tmp_path):
     text = (tmp_path / "model.c").read_text()
     assert "model_kind_labels[2]" in text
     assert "model_size_labels[2]" in text
+
+
+@pytest.mark.slow
+def test_a_quantized_net_loses_its_float_ends_and_answers_as_before(sparse_nets, tmp_path, run_c):
+    original = (sparse_nets / "int8.tflite").read_bytes()
+    made = export_c(sparse_nets / "int8.tflite", tmp_path, name="digits")
+    inner = (tmp_path / "digits.tflite").read_bytes()
+    assert made.methods == (
+        "AddConv2D",
+        "AddFullyConnected",
+        "AddMaxPool2D",
+        "AddReshape",
+        "AddSoftmax",
+    )
+    assert made.size_bytes == len(inner) < len(original)
+    spec, answer = made.signature.inputs[0], made.signature.outputs[0]
+    assert (spec.dtype, answer.dtype, answer.shape) == ("int8", "int8", (1, 10))
+    rows = np.load(sparse_nets / "digits.npz")["X"][:40]
+    before, after = open_engine(original), open_engine(inner)
+    values = ", ".join(f"{float(value)!r}" for value in rows[:5].ravel())
+    said = run_c(
+        tmp_path,
+        "digits",
+        f"static const double rows[] = {{{values}}};\n"
+        "for (unsigned i = 0; i < sizeof rows / sizeof *rows; ++i)\n"
+        '  printf("%d ", digits_quantize_input(rows[i]));\n'
+        'printf("%.9g", digits_dequantize_output(42));',
+    ).split()
+    codes = np.array(said[:-1], dtype=np.int8).reshape(5, 8, 8, 1)
+    assert float(said[-1]) == pytest.approx((42 - answer.zero_point[0]) * answer.scale[0])
+    for row, code in zip(rows, codes, strict=False):
+        wanted = before.run([row[np.newaxis]])[0]
+        made_answer = after.run([code[np.newaxis]])[0].astype(np.float64)
+        real = (made_answer - answer.zero_point[0]) * answer.scale[0]
+        np.testing.assert_allclose(real, wanted, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_arena_of_a_net_is_its_two_largest_neighbours(sparse_nets, tmp_path):
+    made = export_c(sparse_nets / "int8.tflite", tmp_path, name="digits")
+    # The first convolution's 8 x 8 x 16 values and the pooled 4 x 4 x 16, or its input.
+    assert made.arena.tensor_bytes == 8 * 8 * 16 + 4 * 4 * 16
+    assert made.arena.total_bytes > made.arena.tensor_bytes + made.arena.scratch_bytes

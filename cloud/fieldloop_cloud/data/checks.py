@@ -14,13 +14,19 @@ MIN_ROWS = 20
 MIN_ROWS_PER_CLASS = 5
 """The fewest that leave one row of a class in each part of a 60-20-20 split."""
 
+MAX_CLASS_SHARE = 0.5
+"""With more classes than this share of the rows, the target names rows and not kinds of them."""
+
+_MIN_NUMBERED = 50
+"""Fewer rows may happen to hold the quantities 1, 2, 3 …"""
+
 
 def usable(dataset: Dataset, *, where: str) -> Dataset:
     """Return the data set with notes on what is odd, or refuse it.
 
     Raises:
         DataError: Too few rows, one class only, a class with too few rows, or a target that never
-            changes.
+            changes or that names the rows.
     """
     if len(dataset) < MIN_ROWS:
         raise DataError(
@@ -36,7 +42,28 @@ def usable(dataset: Dataset, *, where: str) -> Dataset:
             where=where,
             advice="There is nothing to learn; check the column.",
         )
+    elif _numbers_rows(dataset):
+        raise _names_rows(dataset, len(dataset), where)
     return replace(dataset, notes=(*dataset.notes, *_oddities(dataset)))
+
+
+def _numbers_rows(dataset: Dataset) -> bool:
+    """Whether the target is 1, 2, 3 … in some order."""
+    y = np.unique(dataset.y)
+    return len(y) == len(dataset) >= _MIN_NUMBERED and bool(
+        (np.diff(y) == 1).all() and y[0] in (0, 1)
+    )
+
+
+def _names_rows(dataset: Dataset, count: int, where: str) -> DataError:
+    target = f" '{dataset.target}'" if dataset.target else ""
+    return DataError(
+        f"the target{target} has {count} different values in {len(dataset)} rows, which looks like "
+        "a name or a number of the rows",
+        where=where,
+        advice="Name the column that is to be predicted, or use task='regression' if it is a "
+        "quantity.",
+    )
 
 
 def _check_classes(dataset: Dataset, where: str) -> None:
@@ -46,6 +73,8 @@ def _check_classes(dataset: Dataset, where: str) -> None:
             where=where,
             advice="Bring rows of at least two classes.",
         )
+    if len(dataset.labels) > MAX_CLASS_SHARE * len(dataset):
+        raise _names_rows(dataset, len(dataset.labels), where)
     rare = [
         f"{label!r} has {count}"
         for label, count in zip(dataset.labels, dataset.class_counts, strict=True)

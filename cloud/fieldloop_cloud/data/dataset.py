@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fieldloop.codec import Codec
 from fieldloop.errors import DataError
-from fieldloop.signature import Category, FeatureSpec, ImageSpec, Signature, TensorSpec
+from fieldloop.signature import Category, FeatureSpec, ImageSpec, Signature, TensorSpec, one_target
 
 Kind = Literal["tabular", "image", "series"]
 DataTask = Literal["classification", "regression"]
@@ -251,7 +251,7 @@ class Dataset:
             outputs=(answer,),
             features=self.features,
             image=self.image,
-            labels=self.labels,
+            targets=one_target(self.labels),
         )
 
     def label(self, index: int) -> Category | float:

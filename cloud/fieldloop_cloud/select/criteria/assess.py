@@ -37,7 +37,7 @@ def assess(model: Any, train: Dataset) -> tuple[Assessment, ...]:
         train: The rows that it was fitted on.
     """
     estimator, inside = _unwrapped(model, train)
-    name = type(estimator).__name__
+    name = type(_core(estimator)).__name__
     family = f"{name}, {len(train)} rows"
     try:
         found = _information(model, estimator, inside, train, family)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fieldloop.manifest import Precision
 from fieldloop.signature import FeatureSpec, ImageSpec
-from fieldloop_cloud.compile.auto import Truth, at_precision, smallest_proven
+from fieldloop_cloud.compile.auto import at_precision, smallest_proven
 from fieldloop_cloud.compile.classical_model import compile_classical
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.labelling import Given
@@ -35,6 +35,7 @@ from fieldloop_cloud.compile.quantize import (
 )
 from fieldloop_cloud.compile.rows import Rows, table_of
 from fieldloop_cloud.compile.rungs import INTEGER, NetRungs, compiled_directly
+from fieldloop_cloud.compile.weighing import Truth
 from fieldloop_cloud.release.targets import Target, load_target
 
 

@@ -6,7 +6,7 @@ is lost, with a typed reason, and the others are converted by a fresh process.
 
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ import msgspec
 from fieldloop.errors import DataError, ModelRuntimeError, UnsupportedError
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.keras_worker import MISFIT, UNLOADABLE, ConvertJob
+from fieldloop_cloud.compile.lint import Finding
 from fieldloop_cloud.compile.worker import (
     Progress,
     WorkerEnd,
@@ -130,11 +131,20 @@ def gather(
             end = restart(undone[1:])
 
 
-def failure(reason: str, precision: Precision) -> DataError | UnsupportedError | ModelRuntimeError:
-    """Return the error for a conversion that failed."""
+def failure(
+    reason: str, precision: Precision, findings: Sequence[Finding] = ()
+) -> DataError | UnsupportedError | ModelRuntimeError:
+    """Return the error for a conversion that failed.
+
+    Args:
+        reason: What the worker left.
+        precision: What was asked for.
+        findings: What the lint found in the net before.
+    """
+    hints = "".join(f" {str(finding)[:1].upper()}{str(finding)[1:]}." for finding in findings)
     if reason.startswith(_ABORTED):
         return ModelRuntimeError(
-            reason, where=precision, advice="Try another precision, or a simpler layer."
+            reason, where=precision, advice=f"Try another precision, or a simpler layer.{hints}"
         )
     if reason.startswith(UNLOADABLE):
         return UnsupportedError(
@@ -152,7 +162,8 @@ def failure(reason: str, precision: Precision) -> DataError | UnsupportedError |
     return UnsupportedError(
         f"the model does not convert to builtin TFLite ops: {_blamed(reason)}",
         where=precision,
-        advice="Replace the named layer or op; what is not builtin does not run on a device.",
+        advice="Replace the named layer or op; what is not builtin does not run on a device."
+        f"{hints}",
     )
 
 

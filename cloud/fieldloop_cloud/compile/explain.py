@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 
 from fieldloop_cloud.compile.api import encoded_rows, to_tflite
-from fieldloop_cloud.compile.auto import Truth, judge_of
+from fieldloop_cloud.compile.auto import judge_of
 from fieldloop_cloud.compile.lint import Finding, lint_flatbuffer
 from fieldloop_cloud.compile.quantize import EPSILON
 from fieldloop_cloud.compile.rungs import NetRungs
 from fieldloop_cloud.compile.sensitivity import LayerSensitivity
+from fieldloop_cloud.compile.weighing import Truth
 from fieldloop_cloud.compile.worker import Progress, quiet
 
 

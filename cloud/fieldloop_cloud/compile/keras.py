@@ -23,8 +23,9 @@ from fieldloop_cloud.compile.conversion import (
     missing_packages,
     write_job,
 )
-from fieldloop_cloud.compile.keras_worker import CALLED, answers_of, load_arrays, save_arrays
+from fieldloop_cloud.compile.keras_worker import CALLED, LINT, answers_of, load_arrays, save_arrays
 from fieldloop_cloud.compile.labelling import Given
+from fieldloop_cloud.compile.lint import Finding, lint_net
 from fieldloop_cloud.compile.net_proof import proven
 from fieldloop_cloud.compile.net_signature import NetRows, encoded
 from fieldloop_cloud.compile.worker import Progress, last_line, quiet, run_worker
@@ -118,8 +119,9 @@ def compiler(
         write_job(job, name, precisions, trust=trust)
         end = run_worker(WORKER, job, timeout_s=timeout_s, progress=progress)
         converted = collect(job, precisions, first=end, timeout_s=timeout_s, progress=progress)
+        findings = _findings(model, job)
         if not converted.models:
-            raise failure(converted.failures[precisions[0]], precisions[0])
+            raise failure(converted.failures[precisions[0]], precisions[0], findings)
         answers = load_arrays(job, "answers")
         called = job / CALLED
         names = msgspec.json.decode(called.read_bytes()) if called.exists() else {}
@@ -128,7 +130,7 @@ def compiler(
 
     def compile_to(precision: Precision) -> Compiled:
         if precision not in converted.models:
-            raise failure(converted.failures[precision], precision)
+            raise failure(converted.failures[precision], precision, findings)
         tflite = converted.models[precision]
         return proven(
             tflite,
@@ -142,6 +144,13 @@ def compiler(
         )
 
     return compile_to
+
+
+def _findings(model: Any, job: Path) -> tuple[Finding, ...]:
+    """Return what the lint says of the net, where there are layers to look at."""
+    if (job / LINT).exists():
+        return msgspec.json.decode((job / LINT).read_bytes(), type=tuple[Finding, ...])
+    return lint_net(model) if hasattr(model, "layers") else ()
 
 
 def _checked(rows: NetRows) -> NetRows:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.manifest import Precision
+from fieldloop_cloud.compile.lint import lint_net
 from fieldloop_cloud.compile.quantizers import ConverterRows, convert
 from fieldloop_cloud.compile.worker import die_with_parent, report
 from fieldloop_cloud.files import write_file
@@ -23,6 +24,9 @@ UNLOADABLE = "cannot be loaded"
 
 MISFIT = "does not take the rows"
 """How the `.error` of a model begins that the example's rows do not fit."""
+
+LINT = "lint.json"
+"""What is known to suffer in the net, found before it is converted."""
 
 CALLED = "called.json"
 """What people call the outputs, by the names that exporting gave them."""
@@ -93,6 +97,7 @@ def main(job: Path) -> None:
     except Exception as error:  # noqa: BLE001 - whatever Keras says of a file is for the parent
         _refuse(job, order, f"{UNLOADABLE}: {error}")
         return
+    write_file(job / LINT, msgspec.json.encode(lint_net(model)))
     try:
         _answer(job, lambda probes: answers_of(model, probes, job))
     except Exception as error:  # noqa: BLE001 - whatever the net says of the rows is for the parent

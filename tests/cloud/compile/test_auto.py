@@ -15,9 +15,10 @@ from sklearn.svm import SVC
 
 from fieldloop.errors import ConfigError
 from fieldloop_cloud.compile.api import to_tflite
-from fieldloop_cloud.compile.auto import MAX_ROWS, smallest_proven
+from fieldloop_cloud.compile.auto import smallest_proven
 from fieldloop_cloud.compile.quantize import calibration_sha256
 from fieldloop_cloud.compile.rungs import compiled_directly
+from fieldloop_cloud.compile.weighing import MAX_ROWS
 
 DIGITS, DIGIT = load_digits(return_X_y=True)
 PATIENTS, PROGRESS = load_diabetes(return_X_y=True)

@@ -20,6 +20,7 @@ from fieldloop.interpreter import open_engine
 from fieldloop.signature import FeatureSpec
 from fieldloop_cloud.compile.micro.source import identifier
 from fieldloop_cloud.compile.saved import save_compiled
+from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.microcontroller import export_c
 
 X, Y = load_iris(return_X_y=True)
@@ -178,6 +179,20 @@ def test_the_command_takes_a_file_with_its_signature(linear, tmp_path):
     again = fieldloop("export", tmp_path / "my flowers.tflite", "-o", tmp_path / "d")
     assert again.code == 2
     assert "floating point" in again.err
+
+
+def test_a_signed_bundle_is_opened_with_the_home_s_key_and_its_int8_variant_taken(linear, tmp_path):
+    home = Home(tmp_path / "fleet")
+    made = fl.bundle(linear, name="flowers-7", home=home, device_classes=["mcu"], reference=X)
+    words = ["export", made.path, "-o", tmp_path / "c", "--allow-float", "--json"]
+    done = fieldloop(*words, "--home", home.path)
+    assert done.code == 0, done.err
+    assert done.result["name"] == "flowers_7"
+    assert (
+        "extern const char *const flowers_7_labels" in (tmp_path / "c" / "flowers_7.h").read_text()
+    )
+    stranger = fieldloop(*words, "--home", tmp_path / "nobody")
+    assert stranger.code == 2
 
 
 def test_names_in_c_are_identifiers():

@@ -72,17 +72,25 @@ def main(job: Path) -> None:
 
 
 def _loaded(path: Path, seed: int) -> Any:
+    """Load a net that shows its inputs and outputs."""
     import keras  # noqa: PLC0415 - only workers import Keras
 
     keras.utils.set_random_seed(seed)
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         raise UnsupportedError(
             f"the net cannot be loaded: {' '.join(str(error).split())[:300]}",
             where=path.name,
             advice="Use layers that Keras loads in safe mode.",
         ) from error
+    if getattr(model, "inputs", None) is None or getattr(model, "outputs", None) is None:
+        raise UnsupportedError(
+            "the net is a subclassed model, whose inputs cannot be seen",
+            where=type(model).__name__,
+            advice="Build it with keras.Model(inputs, outputs) or keras.Sequential.",
+        )
+    return model
 
 
 def learn(job: Path, order: DistillJob, model: Any, rows: NDArray[np.float32]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop.errors import DataError
+from fieldloop.errors import DataError, UnsupportedError
 
 Task = Literal["classification", "regression"]
 
@@ -23,9 +23,16 @@ def shaped_for(model: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Raises:
         DataError: They have another number of values.
+        UnsupportedError: The net has several inputs or outputs.
     """
-    shape = model.input_shape
-    if isinstance(shape, list | dict) or any(size is None for size in shape[1:]):
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise UnsupportedError(
+            f"the net has {len(model.inputs)} inputs and {len(model.outputs)} outputs",
+            where=model.name,
+            advice="Use a net with one of each.",
+        )
+    shape = model.inputs[0].shape
+    if any(size is None for size in shape[1:]):
         return rows
     if rows[:1].size != int(np.prod(shape[1:])):
         raise DataError(

@@ -36,8 +36,12 @@ def compile_classical(
     precision: Precision = "float32",
     labels: Given = None,
     held_out: Any = None,
+    compared: bool = True,
 ) -> Compiled:
     """Lower `model`, pack the flatbuffer, compare it with the original.
+
+    `compared=False` leaves the comparison out, for a flatbuffer that is only measured, never
+    shipped; its evidence is empty.
 
     Raises:
         UnsupportedError: The model cannot be compiled exactly.
@@ -70,6 +74,8 @@ def compile_classical(
         ).checked()
         pending = Evidence(original="", row_count=0)
         compiled = Compiled(graph.finish(), signature, pending, precision)
+        if not compared:
+            return compiled
         original = labelling.applied(model)
         name = f"{type(model).__module__.partition('.')[0]} {type(model).__name__}"
 

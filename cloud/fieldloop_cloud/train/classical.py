@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.errors import DataError, GateError
-from fieldloop_cloud.compile.api import to_tflite
+from fieldloop.manifest import Precision
+from fieldloop_cloud.compile.classical_model import compile_classical
+from fieldloop_cloud.compile.compiled import Compiled
+from fieldloop_cloud.compile.rows import Rows
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.select.candidates import Candidate, Settings
 
@@ -54,13 +57,28 @@ def fit(
         fit_quietly(model, train)
         if candidate.shrink is None:
             break
-        example = features(train.take(np.arange(min(_SIZED_ROWS, len(train)))))
-        size = len(to_tflite(model, example=example).tflite)
+        size = len(measurable(model, train).tflite)
         smaller = candidate.shrink(settings, max_model_bytes / size)
         if size <= max_model_bytes or smaller is None:
             break
         settings = smaller
     return Fitted(model, settings, time.monotonic() - started)
+
+
+def measurable(model: Any, rows: Dataset, precision: Precision = "float32") -> Compiled:
+    """Compile a model to be measured, not shipped: it is not compared with the original.
+
+    Raises:
+        UnsupportedError: It cannot be compiled to this precision.
+    """
+    few = rows.take(np.arange(min(_SIZED_ROWS, len(rows)))) if precision != "int8" else rows
+    return compile_classical(
+        model,
+        Rows.of(features(few)),
+        precision=precision,
+        labels=rows.labels or None,
+        compared=False,
+    )
 
 
 def features(dataset: Dataset) -> NDArray[np.float64]:

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from fieldloop.errors import GateError
 from fieldloop.manifest import Precision
-from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.select.candidates import Candidate, Settings
 from fieldloop_cloud.train.bench import Bench, Fold
-from fieldloop_cloud.train.classical import Fitted, features, fit
+from fieldloop_cloud.train.classical import Fitted, features, fit, measurable
 from fieldloop_cloud.train.measure import Answers, answers
 from fieldloop_cloud.train.metrics import Estimate, estimate
 
-_HOPELESS = 3.0
+_HOPELESS = 1.5
 """Standard errors that a first fold may lie below the best score before the rest is spared."""
 
 
@@ -104,11 +103,5 @@ def _check_hope(score: Estimate, to_beat: float) -> None:
 
 
 def _fold_answers(fitted: Fitted, precision: Precision, rows: Dataset, held: Dataset) -> Answers:
-    made = to_tflite(
-        fitted.model,
-        example=features(rows),
-        precision=precision,
-        labels=rows.labels or None,
-        held_out=features(held),
-    )
+    made = measurable(fitted.model, rows, precision)
     return answers(made.tflite, made.signature, held.X)

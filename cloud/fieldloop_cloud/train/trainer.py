@@ -154,9 +154,9 @@ def train(
     )
     if out is not None:
         run = msgspec.structs.replace(run, advice=_advice(data, parts, bench, budget_s))
-        run = msgspec.structs.replace(run, elapsed_s=time.monotonic() - started)
-        run = _written(run, Path(out))
     run = msgspec.structs.replace(run, elapsed_s=time.monotonic() - started)
+    if out is not None:
+        run = _written(run, Path(out))
     progress("done", 1.0, f"chose {run.chosen.name}")
     return run
 

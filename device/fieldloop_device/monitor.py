@@ -1,11 +1,12 @@
 """Counts what the model sees and says, and cuts the counts into telemetry windows.
 
-Recording costs a copy of the encoded row into a buffer; the histograms are filled for many rows
-at once, when the buffer is full or the window is cut. So the cost of a prediction hardly grows
+Recording appends to two lists; the histograms are filled for many rows at once, when the lists are
+long or the window is cut. So the cost of a prediction hardly grows
 with the number of features.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -18,11 +19,15 @@ from fieldloop.signature import Category, Signature
 from fieldloop.targets import target_views
 from fieldloop.telemetry import CONFIDENCE_EDGES, LATENCY_EDGES_MS, Clock, TelemetryWindow
 
-_BUFFER_BYTES = 1 << 20
-_BUFFER_ROWS = 256
-_FOLD_AT = 4096
+_FOLD_AT = 256
+_FOLD_BYTES = 1 << 20
+"""Rows are kept until there are so many of them, or until they hold so much."""
+
 MODEL_ID_DIGITS = 16
 """Telemetry names a model by so many hex digits of its bundle's SHA-256."""
+
+_Answer = tuple[float, Category | None, float | None, tuple[TargetAnswer, ...]]
+"""Latency, label, confidence and targets of one prediction."""
 
 _LATENCY_EDGES = np.asarray(LATENCY_EDGES_MS)
 _CONFIDENCE_EDGES = np.asarray(CONFIDENCE_EDGES)
@@ -48,42 +53,32 @@ class Monitor:
         self._high = np.asarray([item.high for item in profile.quantities])
         self._model = sha256[:MODEL_ID_DIGITS]
         self._class_of, self._class_count = _classes(signature)
-        self._buffer: NDArray[np.float32] | None = None
-        self._filled = 0
-        self._totals = (0, 0)
+        self._answers: list[_Answer] = []
+        self._rows: list[NDArray[np.float32]] = []
+        self._capacity = 1  # until the size of a row is known
+        self._answered = 0
+        self._failed = 0
         self._reset(now)
 
     @property
     def totals(self) -> tuple[int, int]:
         """Predictions answered and failed since the monitor began, for the trial's verdict."""
-        return self._totals
+        return self._answered + len(self._answers), self._failed
 
-    def record(self, rows: NDArray[np.float32], predictions: list[Prediction]) -> None:
+    def record(self, rows: NDArray[np.float32], predictions: Sequence[Prediction]) -> None:
         """Count answered rows.
 
         Args:
-            rows: Encoded rows, shape (n, …).
+            rows: Encoded rows, shape (n, …); they are kept for a while, nobody may change them.
             predictions: Their answers, n.
         """
-        for prediction in predictions:
-            self._latencies.append(prediction.latency_ms)
-            if prediction.targets:
-                self._record_targets(prediction.targets)
-            elif prediction.confidence is not None:
-                self._classes.append(self._class_of[0].get(prediction.label, -1))
-                self._confidences.append(prediction.confidence)
-        if len(self._latencies) >= _FOLD_AT:
-            self._fold()
-        self._prediction_count += len(predictions)
-        self._totals = (self._totals[0] + len(predictions), self._totals[1])
+        # Only what is counted is kept: the outputs of a prediction may be large.
+        for item in predictions:
+            self._answers.append((item.latency_ms, item.label, item.confidence, item.targets))
         if self._quantities:
-            self._keep(rows)
-
-    def _record_targets(self, targets: tuple[TargetAnswer, ...]) -> None:
-        for class_of, answer in zip(self._class_of, targets, strict=True):
-            if answer.confidence is not None:
-                self._classes.append(class_of.get(answer.label, -1))
-                self._confidences.append(answer.confidence)
+            self._rows.append(rows)
+        if len(self._answers) >= self._capacity:
+            self._fold()
 
     def reject(self) -> None:
         """Count a raw value that the signature refused."""
@@ -92,7 +87,7 @@ class Monitor:
     def fail(self, error: BaseException) -> None:
         """Count a prediction that failed."""
         self._errors[type(error).__name__] += 1
-        self._totals = (self._totals[0], self._totals[1] + 1)
+        self._failed += 1
 
     def feedback(self, *, correct: bool) -> None:
         """Count a prediction whose truth became known."""
@@ -106,7 +101,6 @@ class Monitor:
             The window, still without boot and number (the outbox gives them); None if nothing
             happened in it.
         """
-        self._flush()
         self._fold()
         has_news = (
             self._prediction_count or self._rejected_count or self._errors or self._feedback_count
@@ -139,17 +133,38 @@ class Monitor:
         )
 
     def _fold(self) -> None:
-        """Turn the lists of single values into counts, so that memory stays flat."""
-        latency = np.searchsorted(_LATENCY_EDGES, self._latencies, side="right")
+        """Turn the lists of single answers and rows into counts, so that memory stays flat."""
+        answers, rows = self._answers, self._rows
+        if not answers:
+            return
+        self._answers, self._rows = [], []
+        self._prediction_count += len(answers)
+        self._answered += len(answers)
+        latency = np.searchsorted(_LATENCY_EDGES, [item[0] for item in answers], side="right")
         self._latency_counts += np.bincount(latency, minlength=len(_LATENCY_EDGES) + 1)
-        if self._confidences:
-            cells = np.searchsorted(_CONFIDENCE_EDGES, self._confidences, side="right")
-            classes = np.asarray(self._classes)
+        self._count_confidences(answers)
+        self._capacity = _FOLD_AT
+        if self._quantities:
+            self._count(np.concatenate(rows))
+            self._capacity = max(1, min(_FOLD_AT, _FOLD_BYTES // max(rows[-1][:1].nbytes, 1)))
+
+    def _count_confidences(self, answers: Sequence[_Answer]) -> None:
+        places: list[int] = []
+        confidences: list[float] = []
+        for _, label, confidence, targets in answers:
+            if targets:
+                for class_of, each in zip(self._class_of, targets, strict=True):
+                    if each.confidence is not None:
+                        places.append(class_of.get(each.label, -1))
+                        confidences.append(each.confidence)
+            elif confidence is not None:
+                places.append(self._class_of[0].get(label, -1))
+                confidences.append(confidence)
+        if confidences:
+            cells = np.searchsorted(_CONFIDENCE_EDGES, confidences, side="right")
+            classes = np.asarray(places)
             known = classes >= 0
             np.add.at(self._confidence_counts, (classes[known], cells[known]), 1)
-        self._latencies.clear()
-        self._classes.clear()
-        self._confidences.clear()
 
     def _reset(self, now: Clock) -> None:
         self._start = now
@@ -162,32 +177,9 @@ class Monitor:
         self._confidence_counts = np.zeros(
             (self._class_count, len(_CONFIDENCE_EDGES) + 1), dtype=np.int64
         )
-        self._latencies: list[float] = []
-        self._classes: list[int] = []
-        self._confidences: list[float] = []
         self._features = [np.zeros(len(edges) + 1, dtype=np.int64) for edges in self._edges]
         self._missing = np.zeros(len(self._edges), dtype=np.int64)
         self._outside = np.zeros(len(self._edges), dtype=np.int64)
-
-    def _keep(self, rows: NDArray[np.float32]) -> None:
-        count = len(rows)
-        buffer = self._buffer
-        if buffer is None:
-            size = max(rows[:1].nbytes, 1)
-            capacity = max(1, min(_BUFFER_ROWS, _BUFFER_BYTES // size))
-            buffer = self._buffer = np.empty((capacity, *rows.shape[1:]), dtype=np.float32)
-        if self._filled + count > len(buffer):
-            self._flush()
-        if count > len(buffer):
-            self._count(rows)
-            return
-        buffer[self._filled : self._filled + count] = rows
-        self._filled += count
-
-    def _flush(self) -> None:
-        if self._buffer is not None and self._filled:
-            self._count(self._buffer[: self._filled])
-            self._filled = 0
 
     def _count(self, rows: NDArray[np.float32]) -> None:
         values = monitored(self._signature, rows)

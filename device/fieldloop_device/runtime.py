@@ -157,18 +157,19 @@ class Runtime:
             FieldloopError: As `predict`.
         """
         start = time.perf_counter_ns()
-        rows = self._codec.encode_rows(raw)
-        outputs = self.run(self._codec.tensors(rows))
+        rows, outside = self._codec.admit_rows(raw)
+        outputs = self._engine.run(self._codec.tensors(rows))
         elapsed_ms = (time.perf_counter_ns() - start) * _MS
-        return self._codec.decode(outputs, rows=rows, latency_ms=elapsed_ms / max(len(rows), 1))
+        latency_ms = elapsed_ms / max(len(rows), 1)
+        return self._codec.decode(outputs, outside=outside, latency_ms=latency_ms)
 
     def answer(self, raw: object) -> tuple[NDArray[np.float32], Prediction]:
         """Like `predict`, with the encoded row, shape (1, …), for the monitor."""
         start = time.perf_counter_ns()
-        rows = self._codec.encode_row(raw)
+        rows, outside = self._codec.admit(raw)
         outputs = self._engine.run(self._codec.tensors(rows))
         elapsed_ms = (time.perf_counter_ns() - start) * _MS
-        return rows, self._codec.decode(outputs, rows=rows, latency_ms=elapsed_ms)[0]
+        return rows, self._codec.decode(outputs, outside=(outside,), latency_ms=elapsed_ms)[0]
 
     def run(self, tensors: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         """Run the engine on encoded tensors.

@@ -29,6 +29,9 @@ _DIGITS = 7
 """Significant digits of a float32."""
 
 Policy = Literal["random", "uncertain", "novel"]
+Draw = tuple[float, Policy | None]
+"""A random number in [0, 1), and why the input is of interest by itself."""
+
 Redaction = Callable[[list[object]], list[object] | None]
 """Takes the raw input, returns what may leave the device; None if nothing may."""
 
@@ -62,15 +65,33 @@ class Sampler:
         self._signature = signature
         is_allowed = signature.image is None if allowed is None else allowed
         self._share = budget_per_day / 2 if is_allowed else 0.0
+        self._random_rate = random_rate
         self._rates = {"random": random_rate, "uncertain": 1.0, "novel": 1.0}
         self._uncertain_below = uncertain_below
         self._spent = {"random": spent / 2, "chosen": spent / 2}
         self._day: int | None = None
         self._redact = redact
-        self._random = random.Random(seed)  # noqa: S311 - sampling, not secrecy
+        self._random = random.Random(seed).random  # noqa: S311 - sampling, not secrecy
+
+    def draw(self, prediction: Prediction) -> Draw | None:
+        """Say whether an input may be chosen, before anything else is asked for it.
+
+        Returns:
+            None for nearly every input; else what `choose` needs.
+        """
+        if self._share <= 0.0:
+            return None
+        why: Policy | None = None
+        if prediction.out_of_range:
+            why = "novel"
+        elif prediction.confidence is not None and prediction.confidence < self._uncertain_below:
+            why = "uncertain"
+        drawn = self._random()
+        return None if why is None and drawn >= self._random_rate else (drawn, why)
 
     def choose(
         self,
+        draw: Draw,
         raw: object,
         rows: NDArray[np.float32],
         prediction: Prediction,
@@ -79,26 +100,20 @@ class Sampler:
         model: str,
         now: Callable[[], Clock],
     ) -> FieldSample | None:
-        """Return the sample to send home, or None for most inputs.
+        """Return the sample to send home, or None if the budget does not allow it now.
 
         Args:
+            draw: What `draw` gave for it.
             raw: As the user gave it.
             rows: Its encoded row, shape (1, …).
             prediction: Its answer.
-            sample_id: Gives the name that labels refer to; asked for only when it is needed.
+            sample_id: Gives the name that labels refer to; asked for only when it is chosen.
             model: Names the model in telemetry.
-            now: Read only when the input may be chosen, because a clock costs time.
+            now: Gives the moment and the budget's day.
         """
-        if self._share <= 0.0:
-            return None
-        draw = self._random.random()
-        wants_random = draw < self._rates["random"]
-        why = self._interest(prediction)
-        if not wants_random and why is None:
-            return None
         at = now()
         self._begin_day(at.wall_ms)
-        policy, probability = self._decide(draw, why)
+        policy, probability = self._decide(*draw)
         if policy is None:
             return None
         content = self._redacted(self._content(raw, rows))
@@ -128,22 +143,14 @@ class Sampler:
             logger.exception("the redaction failed; the sample is not sent")
             return None
 
-    def _interest(self, prediction: Prediction) -> Policy | None:
-        if prediction.out_of_range:
-            return "novel"
-        confidence = prediction.confidence
-        if confidence is not None and confidence < self._uncertain_below:
-            return "uncertain"
-        return None
-
-    def _decide(self, draw: float, why: Policy | None) -> tuple[Policy | None, float]:
+    def _decide(self, drawn: float, why: Policy | None) -> tuple[Policy | None, float]:
         """Draw from the random stream, and from the other one if that did not take it."""
         random_rate = self._rate("random")
-        if draw < random_rate:
+        if drawn < random_rate:
             return "random", random_rate
         if why is not None:
             rate = self._rate(why)
-            if self._random.random() < rate:
+            if self._random() < rate:
                 return why, rate * (1.0 - random_rate)
         return None, 0.0
 

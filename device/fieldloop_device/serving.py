@@ -25,7 +25,7 @@ from fieldloop.signature import Category
 from fieldloop.telemetry import FieldSample, TelemetryWindow
 from fieldloop_device.monitor import MODEL_ID_DIGITS, Monitor
 from fieldloop_device.runtime import Runtime
-from fieldloop_device.sampling import Sampler
+from fieldloop_device.sampling import Draw, Sampler
 
 REMEMBERED_ANSWERS = 4096
 """Answers that `feedback` can still refer to."""
@@ -95,31 +95,26 @@ class Serving:
             ModelRuntimeError: The model failed, or there is none; counted by type.
         """
         with self._lock:
-            runtime, monitor = self._runtime, self._monitor
-            if runtime is None or monitor is None:
+            runtime, monitor, sampler = self._runtime, self._monitor, self._sampler
+            if runtime is None or monitor is None or sampler is None:
                 raise ModelRuntimeError(
                     "this device has no sound model",
                     advice="Flash a bundle, or wait for the next rollout.",
                 )
             try:
                 rows, prediction = runtime.answer(raw)
-            except InputError:
-                monitor.reject()
-                self.rejected_count += 1
-                raise
-            except FieldloopError as error:
-                monitor.fail(error)
-                self.failed_count += 1
-                raise
             except Exception as error:
-                monitor.fail(error)
-                self.failed_count += 1
-                raise ModelRuntimeError(
-                    f"the model failed on this input: {error}", advice="Report this input."
-                ) from error
-            monitor.record(rows, [prediction])
+                failure = self._failed(error, monitor)
+                if failure is error:
+                    raise
+                raise failure from error
+            monitor.record(rows, (prediction,))
             self.answered_count += 1
-            self._remember(raw, rows, prediction, input_id)
+            if input_id is not None:
+                self._remember(input_id, prediction)
+            draw = sampler.draw(prediction)
+            if draw is not None:
+                self._sample(draw, raw, rows, prediction, input_id)
             return prediction
 
     def reject(self) -> None:
@@ -182,8 +177,28 @@ class Serving:
             if window is not None:
                 self._ended.append(window)
 
-    def _remember(
+    def _failed(self, error: Exception, monitor: Monitor) -> FieldloopError:
+        """Count an input without an answer, and return the error for its caller."""
+        if isinstance(error, InputError):
+            monitor.reject()
+            self.rejected_count += 1
+            return error
+        monitor.fail(error)
+        self.failed_count += 1
+        if isinstance(error, FieldloopError):
+            return error
+        return ModelRuntimeError(
+            f"the model failed on this input: {error}", advice="Report this input."
+        )
+
+    def _remember(self, input_id: str, prediction: Prediction) -> None:
+        self._answers[input_id] = prediction.answer
+        if len(self._answers) > REMEMBERED_ANSWERS:
+            self._answers.popitem(last=False)
+
+    def _sample(
         self,
+        draw: Draw,
         raw: object,
         rows: NDArray[np.float32],
         prediction: Prediction,
@@ -191,11 +206,8 @@ class Serving:
     ) -> None:
         assert self._runtime is not None
         assert self._sampler is not None
-        if input_id is not None:
-            self._answers[input_id] = prediction.answer
-            if len(self._answers) > REMEMBERED_ANSWERS:
-                self._answers.popitem(last=False)
         sample = self._sampler.choose(
+            draw,
             raw,
             rows,
             prediction,

@@ -67,15 +67,21 @@ class AnswerReader:
         array = outputs[self._probabilities_at]
         if array.ndim != 2:  # noqa: PLR2004 - rows, classes
             array = array.reshape(count, math.prod(array.shape[1:]))
-        probabilities = [_checked_probabilities(row) for row in array.tolist()]
-        if self._label_at is not None:
-            indexes = _one_each(outputs[self._label_at], count)
-        else:
-            indexes = [row.index(max(row)) for row in probabilities]
-        return [
-            (self._label(index, len(row)), None, row, row[index])
-            for index, row in zip(indexes, probabilities, strict=True)
-        ]
+        indexes = None if self._label_at is None else _one_each(outputs[self._label_at], count)
+        labels = self._labels
+        answers: list[Answer] = []
+        # One plain loop: a device reads one row at a time, and each call costs as much as a sum.
+        for place, row in enumerate(array.tolist()):
+            if not math.isfinite(sum(row)):
+                raise _not_a_number("probabilities")
+            if len(row) == 1:  # a sigmoid: the probability of the second class
+                row.insert(0, 1.0 - row[0])
+            index = row.index(max(row)) if indexes is None else indexes[place]
+            known = len(row)
+            is_known = known == len(labels) and 0 <= index < known
+            label = labels[index] if is_known else self._label(index, known)
+            answers.append((label, None, tuple(row), row[index]))
+        return answers
 
     def _read_labels(self, outputs: Outputs, count: int) -> list[Answer]:
         """Read rows of a model with labels or decisions, but without probabilities."""
@@ -128,13 +134,6 @@ def _one_each(array: NDArray[Any], count: int) -> list[Any]:
         )
     flat: list[Any] = array.reshape(count).tolist()
     return flat
-
-
-def _checked_probabilities(row: list[float]) -> tuple[float, ...]:
-    if not math.isfinite(sum(row)):
-        raise _not_a_number("probabilities")
-    # One number is a sigmoid: the probability of the second class.
-    return (1.0 - row[0], row[0]) if len(row) == 1 else tuple(row)
 
 
 def _decided(row: NDArray[Any]) -> int:

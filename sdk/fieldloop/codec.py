@@ -18,6 +18,7 @@ from fieldloop.encoders import encoder_of
 from fieldloop.errors import ModelRuntimeError
 from fieldloop.layout import layout
 from fieldloop.quantizer import Quantizer
+from fieldloop.ranges import RangeCheck, RangePolicy
 from fieldloop.signature import Category, Signature, TensorSpec
 from fieldloop.tabular import TabularEncoder
 from fieldloop.targets import target_views
@@ -97,8 +98,10 @@ class Codec:
 
     Args:
         signature: The model's contract.
+        out_of_range: What is done with values outside the range that was seen in training.
 
     Raises:
+        ConfigError: An unknown range policy.
         SignatureError: The signature contradicts itself.
         UnsupportedError: The model has several inputs, of which one has no fixed shape.
 
@@ -110,21 +113,28 @@ class Codec:
         ...     outputs=(TensorSpec(name="value", shape=(-1, 1), dtype="float32", role="value"),),
         ...     features=(FeatureSpec(name="current"), FeatureSpec(name="voltage", high=5.0)),
         ... ))
-        >>> rows = codec.encode_row({"current": 0.5, "voltage": 7.0})
+        >>> rows, outside = codec.admit({"current": 0.5, "voltage": 7.0})
         >>> codec.tensors(rows)[0].shape
         (1, 2)
-        >>> codec.decode([np.array([[21.5]], dtype=np.float32)], rows=rows)[0].out_of_range
+        >>> codec.decode([np.array([[21.5]], dtype=np.float32)], outside=[outside])[0].out_of_range
         ('voltage',)
     """
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, *, out_of_range: RangePolicy = "flag") -> None:
         self.signature = signature.checked()
         layout_ = layout(signature)
         self._columns = layout_.columns
         self._shapes = tuple(spec.shape[1:] for spec in signature.inputs)
         self._encoder = encoder_of(signature, layout_)
-        self._features = TabularEncoder(signature.features) if signature.features else None
-        self._feature_columns = None if len(signature.inputs) == 1 else layout_.features
+        self._ranges = (
+            RangeCheck(signature.features, columns=layout_.features, policy=out_of_range)
+            if signature.features
+            else None
+        )
+        self._clip = self._ranges.clipped if self._ranges and self._ranges.clips else None
+        self._ordinary = (
+            self._encoder.ordinary if isinstance(self._encoder, TabularEncoder) else None
+        )
         self._quantizers = tuple(Quantizer(spec) for spec in signature.inputs)
         # Bound once: a device calls these for every single prediction.
         self._quantize = self._quantizers[0].quantize if len(self._quantizers) == 1 else None
@@ -170,12 +180,45 @@ class Codec:
         rows = self._encoder.rows(raw)
         return rows if rows.ndim == self._rank else self._shaped(rows)
 
+    def admit(self, raw: object) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+        """Encode one raw row and check its ranges.
+
+        Returns:
+            The row as `encode_row` gives it, unclipped, because telemetry counts what was measured;
+            and the names of the features out of range.
+
+        Raises:
+            SignatureError: As `encode_row`, or out of range under the policy `reject`.
+            DataError: As `encode_row`.
+            EnvironmentFaultError: As `encode_row`.
+        """
+        if self._ordinary is not None:
+            rows = self._ordinary(raw)
+            if rows is not None:
+                return rows, ()
+        rows = self.encode_row(raw)
+        return rows, self._ranges.outside(rows)[0] if self._ranges is not None else ()
+
+    def admit_rows(self, raw: object) -> tuple[NDArray[np.float32], Sequence[tuple[str, ...]]]:
+        """Encode many raw rows and check their ranges; names for each row.
+
+        Raises:
+            SignatureError: As `encode_rows`, or out of range under the policy `reject`.
+            DataError: As `encode_rows`.
+            EnvironmentFaultError: As `encode_rows`.
+        """
+        rows = self.encode_rows(raw)
+        outside = ((),) * len(rows) if self._ranges is None else self._ranges.outside(rows)
+        return rows, outside
+
     def tensors(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
-        """Turn encoded rows into the engine's input tensors.
+        """Turn encoded rows into the engine's input tensors; clips, if that is the range policy.
 
         Raises:
             SignatureError: A missing value for a model with integer inputs.
         """
+        if self._clip is not None:
+            rows = self._clip(rows)
         if self._quantize is not None:
             return (self._quantize(rows),)
         return tuple(
@@ -189,41 +232,53 @@ class Codec:
         self,
         outputs: Sequence[NDArray[Any]],
         *,
-        rows: NDArray[np.float32] | None = None,
+        outside: Sequence[tuple[str, ...]] | None = None,
         latency_ms: float = 0.0,
     ) -> list[Prediction]:
         """Turn the engine's outputs into one prediction a row.
 
         Args:
             outputs: One tensor per output of the signature, in its order; rows first.
-            rows: The encoded rows, for the range checks; None skips them.
+            outside: For each row the features out of range, as `admit_rows` names them.
             latency_ms: What to write into each prediction.
 
         Raises:
             ModelRuntimeError: The outputs contradict the signature, or are not numbers.
         """
-        count = len(outputs[0]) if rows is None else len(rows)
-        self._check_outputs(outputs, count)
+        if outside is None:
+            outside = ((),) * (len(outputs[0]) if outputs[0].ndim else 1)
+        if len(outputs) != len(self._names):
+            raise ModelRuntimeError(
+                f"the model gave {len(outputs)} outputs, the signature names {len(self._names)}",
+                advice="Compile the model again.",
+            )
+        count = len(outside)
+        for array in outputs:
+            if not array.ndim or len(array) != count:
+                raise ModelRuntimeError(
+                    f"an output of shape {array.shape} does not have {count} rows",
+                    advice="Compile the model again.",
+                )
         if not self._is_plain:
             outputs = [
                 quantizer.dequantize(array)
                 for quantizer, array in zip(self._dequantizers, outputs, strict=True)
             ]
-        outside = self._out_of_range(rows, count)
         if self._read is None:
             return self._several(outputs, outside, latency_ms)
         answers = self._read(outputs, count)
+        names = self._names
         return [
             Prediction(
-                label=label,
-                value=value,
-                probabilities=probabilities,
-                confidence=confidence,
-                outputs=OutputRow(self._names, outputs, row),
+                label=answers[row][0],
+                value=answers[row][1],
+                probabilities=answers[row][2],
+                confidence=answers[row][3],
+                outputs=OutputRow(names, outputs, row),
                 out_of_range=outside[row],
                 latency_ms=latency_ms,
             )
-            for row, (label, value, probabilities, confidence) in enumerate(answers)
+            for row in range(count)
         ]
 
     def _several(
@@ -262,28 +317,6 @@ class Codec:
     def _shaped(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give encoded rows the input's rank: a classical model takes an image as flat row."""
         return rows.reshape(len(rows), *self._shapes[0])
-
-    def _out_of_range(
-        self, rows: NDArray[np.float32] | None, count: int
-    ) -> Sequence[tuple[str, ...]]:
-        if rows is None or self._features is None:
-            return ((),) * count
-        if self._feature_columns is not None:
-            rows = rows[:, self._feature_columns]
-        return self._features.out_of_range(rows)
-
-    def _check_outputs(self, outputs: Sequence[NDArray[Any]], count: int) -> None:
-        if len(outputs) != len(self._names):
-            raise ModelRuntimeError(
-                f"the model gave {len(outputs)} outputs, the signature names {len(self._names)}",
-                advice="Compile the model again.",
-            )
-        for array in outputs:
-            if array.shape[:1] != (count,):
-                raise ModelRuntimeError(
-                    f"an output of shape {array.shape} does not have {count} rows",
-                    advice="Compile the model again.",
-                )
 
 
 def quantize(spec: TensorSpec, rows: NDArray[Any]) -> NDArray[Any]:

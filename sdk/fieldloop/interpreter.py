@@ -154,14 +154,13 @@ class _InterpreterEngine:
                 if any(tensor.size == 0 for tensor in tensors):
                     return self._empty()
                 self._resize(tensors)
+            interpreter = self._interpreter
             try:
-                for index, tensor in zip(self._input_indexes, tensors, strict=True):
-                    self._interpreter.set_tensor(index, tensor)
-                self._interpreter.invoke()
+                # A loop that stays in C: with tiny models every step of Python counts.
+                list(map(interpreter.set_tensor, self._input_indexes, tensors))
+                interpreter.invoke()
                 # get_tensor copies; a view would forbid the next invoke.
-                return tuple(
-                    [self._interpreter.get_tensor(index) for index in self._output_indexes]
-                )
+                return tuple(map(interpreter.get_tensor, self._output_indexes))
             except (RuntimeError, ValueError) as error:
                 self._allocated = None
                 raise _translate(error, self.backend) from error

@@ -1,6 +1,8 @@
 """Real values to a tensor's integers and back."""
 
 import math
+import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from fieldloop.signature import TensorSpec
 
 _MIN_SCALE = float(np.finfo(np.float32).tiny)
 _MAX_SCALE = float(np.finfo(np.float32).max)
+_FEW = 16
+"""Up to so many values Python numbers are faster than arrays."""
+
 _DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"})
 
 
@@ -41,6 +46,8 @@ class Quantizer:
         if self._dtype.kind in "iu":
             limits = np.iinfo(self._dtype)
             self._low, self._high = float(limits.min), float(limits.max)
+        self._table = self._reals()
+        self._code = self._codes_of_few()
 
     def quantize(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Turn real values into the tensor's dtype.
@@ -50,6 +57,12 @@ class Quantizer:
         """
         if self._is_float:
             return rows if rows.dtype == self._dtype else rows.astype(self._dtype)
+        if self._code is not None and rows.size <= _FEW:
+            try:
+                codes = self._code(rows.ravel().tolist())
+                return np.ndarray(rows.shape, self._dtype, codes)
+            except (ValueError, OverflowError, struct.error):
+                pass  # saturated, or not a number: the long way below decides
         if self._dtype.kind == "b":
             return rows.astype(np.bool_)
         scaled = rows / self._scale
@@ -68,9 +81,30 @@ class Quantizer:
 
     def dequantize(self, array: NDArray[Any]) -> NDArray[Any]:
         """Turn the tensor's values into real ones: float32, or as they are if not quantized."""
+        if self._table is not None:
+            # Negative codes count from the table's end, which is where their values are.
+            return self._table.take(array, mode="wrap")
         if self._is_quantized:
             return ((array - self._zero_point) * self._scale).astype(np.float32)
         return array.astype(np.float32) if array.dtype == np.float16 else array
+
+    def _reals(self) -> NDArray[np.float32] | None:
+        """Return the real value of each 8-bit code, in the order of its bits."""
+        if not self._is_quantized or self._scale.size > 1 or self._dtype.itemsize > 1:
+            return None
+        codes = np.arange(1 << 8, dtype=np.uint8).view(self._dtype)
+        return ((codes - self._zero_point) * self._scale).astype(np.float32)
+
+    def _codes_of_few(self) -> Callable[[list[float]], bytes] | None:
+        """Return a function from a few float32 values to their codes' bytes; it cannot saturate."""
+        if not self._is_quantized or self._dtype.kind not in "iu" or self._scale.size > 1:
+            return None
+        scale, zero_point = float(self._scale[0]), int(self._zero_point[0])
+        # From 0 on, so that the index is the number of values.
+        packs = [struct.Struct(f"={count}{self._dtype.char}").pack for count in range(_FEW + 1)]
+        return lambda values: packs[len(values)](
+            *[round(value / scale) + zero_point for value in values]
+        )
 
 
 def _dtype(spec: TensorSpec) -> np.dtype[Any]:

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.errors import SignatureError
+from fieldloop.ranges import float32_limits
 from fieldloop.signature import Category, FeatureSpec
 
 UNKNOWN_CODE = -1.0
 """Code of a category that was not seen in training, where the model allows one."""
 
+_FLOAT32 = np.dtype(np.float32)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _BYTES = (bytes, bytearray, memoryview)
 _LISTED = 12
@@ -49,12 +51,33 @@ class TabularEncoder:
         self._pick: Callable[[Mapping[str, Any]], tuple[Any, ...]] = (
             itemgetter(*self._names) if self._size > 1 else lambda row: (row[self._names[0]],)
         )
-        bounds = [_bounds(feature) for feature in features]
-        # Compared as float32, like the row: 0.3 must not lie below a lowest value of 0.3.
-        self._lows = np.asarray([low for low, _ in bounds], dtype=np.float32)
-        self._highs = np.asarray([high for _, high in bounds], dtype=np.float32)
-        self._low_list: list[float] = self._lows.tolist()
-        self._high_list: list[float] = self._highs.tolist()
+        limits = [float32_limits(feature) for feature in features]
+        self._lows = [low for low, _ in limits]
+        self._highs = [high for _, high in limits]
+        self._shape = (1, self._size)
+
+    def ordinary(self, raw: object) -> NDArray[np.float32] | None:
+        """Encode a row of numbers that all lie in their ranges; None for any other row.
+
+        Nearly every row of a device is one, so it has a short way: one comparison says that each
+        value is a number, is there and is in range. `row` can say what is wrong with the others.
+        """
+        if not self._is_numeric:
+            return None
+        try:
+            kind = type(raw)
+            values: Any = raw
+            if kind is dict:
+                values = self._pick(values)
+            elif kind is np.ndarray:
+                values = values.tolist()  # Python numbers pack faster
+            elif kind is not list and kind is not tuple:
+                return None
+            if all(map(le, self._lows, values)) and all(map(le, values, self._highs)):
+                return np.ndarray(self._shape, _FLOAT32, self._pack(*values))
+        except (TypeError, KeyError, ValueError, OverflowError, struct.error):
+            pass
+        return None
 
     def row(self, raw: object) -> NDArray[np.float32]:
         """Encode one raw row; returns shape (1, features).
@@ -63,18 +86,9 @@ class TabularEncoder:
             SignatureError: A wrong number of values, a missing feature, or a value that does not
                 fit; names the feature.
         """
-        if self._is_numeric and isinstance(raw, (dict, list, tuple, np.ndarray)):
-            try:
-                values: Any = raw
-                if isinstance(raw, dict):
-                    values = self._pick(raw)
-                elif isinstance(raw, np.ndarray):
-                    values = raw.tolist()  # Python numbers pack faster
-                # One test for all: a sum is finite only if every part is.
-                if math.isfinite(math.fsum(values)):
-                    return np.ndarray((1, self._size), np.float32, self._pack(*values))
-            except (TypeError, KeyError, ValueError, OverflowError, struct.error):
-                pass  # the careful way below says which value it was
+        rows = self.ordinary(raw)
+        if rows is not None:
+            return rows
         return np.asarray([self._careful(raw, "")], dtype=np.float32)
 
     def rows(self, raw: object) -> NDArray[np.float32]:
@@ -100,22 +114,6 @@ class TabularEncoder:
         for number, row in enumerate(raw):
             encoded[number] = self._careful(row, f"row {number}")
         return encoded
-
-    def out_of_range(self, rows: NDArray[np.float32]) -> list[tuple[str, ...]]:
-        """Name, for each encoded row, the features outside what was seen in training.
-
-        An unknown category is outside, a missing value is not.
-        """
-        if len(rows) == 1:
-            values = rows[0].tolist()
-            if all(map(le, self._low_list, values)) and all(map(le, values, self._high_list)):
-                return [()]
-        outside = (rows < self._lows) | (rows > self._highs)
-        names: list[tuple[str, ...]] = [()] * len(rows)
-        for number in np.flatnonzero(outside.any(axis=1)).tolist():
-            columns = np.flatnonzero(outside[number]).tolist()
-            names[number] = tuple(self._names[column] for column in columns)
-        return names
 
     def _check_columns(self, raw: NDArray[Any]) -> None:
         if raw.ndim != 2 or raw.shape[1] != self._size:  # noqa: PLR2004 - rows and columns
@@ -182,13 +180,6 @@ class TabularEncoder:
         if codes is not None:
             return _code(value, feature, codes, place)
         return _number(value, place)
-
-
-def _bounds(feature: FeatureSpec) -> tuple[float, float]:
-    if feature.categories:
-        return 0.0, len(feature.categories) - 1.0
-    low = -math.inf if feature.low is None else feature.low
-    return low, math.inf if feature.high is None else feature.high
 
 
 def _code(value: object, feature: FeatureSpec, codes: Mapping[Category, int], place: str) -> float:

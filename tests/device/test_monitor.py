@@ -80,7 +80,7 @@ def test_many_rows_overflow_no_buffer(batch):
     for start in range(0, total, batch):
         count = min(batch, total - start)
         watch.record(np.zeros((count, 2), np.float32), [answer()] * count)
-        assert len(watch._latencies) < 6000
+        assert sum(map(len, watch._rows)) <= 256
     window = watch.cut(LATER)
     assert window.prediction_count == total
     assert sum(unpack_counts(window.feature_counts[0], cell_count=4)) == total

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fieldloop.codec import Codec, dequantize, quantize
-from fieldloop.errors import ModelRuntimeError, SignatureError
+from fieldloop.errors import ConfigError, ModelRuntimeError, SignatureError
+from fieldloop.ranges import float32_limits
 from fieldloop.signature import FeatureSpec, Signature, TensorSpec, one_target
 
 LABELS = ("ok", "worn", "broken")
@@ -243,30 +244,95 @@ class TestUnnamedArrays:
             codec.encode_rows([np.zeros((9, 2)), np.zeros((8, 2))])
 
 
+def outside(codec, raw):
+    """The features out of range, asked for one row and as a batch."""
+    one = codec.admit(raw)[1]
+    assert [one] * 2 == list(codec.admit_rows([raw, raw])[1])
+    return one
+
+
 class TestRange:
-    def test_values_outside_what_was_seen_are_named(self):
-        rows = NUMERIC.encode_rows([[1, 1, 1], [0.2, 1, 1], [2.5, -1, 1e9], [2.0, 0.0, 0]])
-        assert NUMERIC._out_of_range(rows, 4) == [(), ("current",), ("current", "voltage"), ()]
+    @pytest.mark.parametrize(
+        ("raw", "names"),
+        [
+            ([1, 1, 1], ()),
+            ([0.2, 1, 1], ("current",)),
+            ([2.5, -1, 1e9], ("current", "voltage")),
+            ([2.0, 0.0, 0], ()),
+        ],
+    )
+    def test_values_outside_what_was_seen_are_named(self, raw, names):
+        assert outside(NUMERIC, raw) == names
 
     @given(numeric_rows)
     def test_one_row_and_many_agree(self, values):
-        rows = NUMERIC.encode_rows([values, values])
-        many = NUMERIC._out_of_range(rows, 2)
-        assert many[0] == many[1] == NUMERIC._out_of_range(rows[:1], 1)[0]
+        """Also with the plain comparison of float32 values, bounds and neighbours included."""
+        rows = np.asarray([values], dtype=np.float32)
+        names = tuple(
+            feature.name
+            for feature, value in zip(NUMERIC.signature.features, rows[0], strict=True)
+            if (feature.low is not None and value < np.float32(feature.low))
+            or (feature.high is not None and value > np.float32(feature.high))
+        )
+        assert outside(NUMERIC, list(values)) == names
+
+    @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(-3, 3))
+    def test_the_limits_of_unrounded_numbers_are_those_of_float32(self, bound, steps):
+        codec = Codec(signature(features=[FeatureSpec(name="a", low=bound, high=bound)]))
+        limits = float32_limits(codec.signature.features[0])
+        for limit in (*limits, bound):
+            value = limit
+            for _ in range(abs(steps)):
+                value = math.nextafter(value, math.copysign(math.inf, steps))
+            if abs(value) <= np.finfo(np.float32).max:
+                is_inside = np.float32(value) == np.float32(bound)
+                assert outside(codec, [value]) == (() if is_inside else ("a",))
 
     def test_the_lowest_value_seen_lies_inside_though_it_is_rounded_to_float32(self):
-        assert NUMERIC._out_of_range(NUMERIC.encode_row([0.3, 1, 1]), 1) == [()]
+        assert outside(NUMERIC, [0.3, 1, 1]) == ()
 
     def test_an_unknown_category_is_outside_and_a_known_one_is_not(self):
-        rows = MIXED.encode_rows([["petrol", 1, "z"], ["diesel", 1, "b"], [7, None, None]])
-        assert MIXED._out_of_range(rows, 3) == [("site",), (), ()]
-        assert MIXED._out_of_range(rows[:1], 1) == [("site",)]
+        assert outside(MIXED, ["petrol", 1, "z"]) == ("site",)
+        assert outside(MIXED, ["diesel", 1, "b"]) == ()
+        assert outside(MIXED, [7, None, None]) == ()
 
     def test_a_missing_value_is_not_outside(self):
         codec = Codec(
             signature(features=[FeatureSpec(name="a", low=0, high=1, missing_allowed=True)])
         )
-        assert codec._out_of_range(codec.encode_row([None]), 1) == [()]
+        assert outside(codec, [None]) == ()
+
+
+class TestRangePolicy:
+    def test_clip_moves_a_value_to_the_nearest_one_seen(self):
+        codec = Codec(NUMERIC.signature, out_of_range="clip")
+        rows, names = codec.admit([9, -3, 1e9])
+        assert rows.tolist() == [[9.0, -3.0, 1e9]]  # what was measured is what is counted
+        assert codec.tensors(rows)[0].tolist() == [[2.0, 0.0, 1e9]]
+        assert names == ("current", "voltage")
+        rows, each = codec.admit_rows([[1, 1, 1], [9, 1, 1]])
+        assert codec.tensors(rows)[0].tolist() == [[1, 1, 1], [2, 1, 1]]
+        assert list(each) == [(), ("current",)]
+
+    def test_clip_makes_no_category_of_an_unknown_one(self):
+        codec = Codec(MIXED.signature, out_of_range="clip")
+        rows, names = codec.admit(["petrol", 1, "z"])
+        assert codec.tensors(rows)[0][0, 2] == -1.0
+        assert names == ("site",)
+
+    def test_reject_names_feature_value_and_range(self):
+        codec = Codec(NUMERIC.signature, out_of_range="reject")
+        assert codec.admit([1, 1, 1])[1] == ()
+        with pytest.raises(SignatureError, match=r"9 lies outside 0\.3 … 2.*'current'"):
+            codec.admit([9, 1, 1])
+        with pytest.raises(SignatureError, match="row 1, feature 'voltage'"):
+            codec.admit_rows([[1, 1, 1], [1, -1, 1]])
+        with pytest.raises(SignatureError, match=r"not seen in training.*'site'"):
+            Codec(MIXED.signature, out_of_range="reject").admit(["petrol", 1, "z"])
+
+    def test_an_unknown_policy_is_refused(self):
+        with pytest.raises(ConfigError, match="flag, reject, clip"):
+            Codec(NUMERIC.signature, out_of_range="ignore")
 
 
 class TestDecoding:
@@ -282,9 +348,9 @@ class TestDecoding:
         assert dict(first.outputs).keys() == {"p"}
         assert "q" not in first.outputs
 
-    def test_the_range_is_checked_when_the_rows_are_given(self):
-        rows = NUMERIC.encode_row([9, 1, 1])
-        answer = NUMERIC.decode([np.full((1, 3), 1 / 3, dtype=np.float32)], rows=rows)[0]
+    def test_an_answer_says_what_was_out_of_range(self):
+        _, names = NUMERIC.admit([9, 1, 1])
+        answer = NUMERIC.decode([np.full((1, 3), 1 / 3, dtype=np.float32)], outside=[names])[0]
         assert answer.out_of_range == ("current",)
 
     def test_a_label_output_decides_over_the_probabilities(self):
@@ -423,14 +489,16 @@ class TestDecoding:
         with pytest.raises(ModelRuntimeError):
             NUMERIC.decode([good, good])
         with pytest.raises(ModelRuntimeError):
-            NUMERIC.decode([good], rows=NUMERIC.encode_row([1, 1, 1]))
+            NUMERIC.decode([good], outside=[()])
         with pytest.raises(ModelRuntimeError):
-            NUMERIC.decode([np.float32(1.0)], rows=NUMERIC.encode_row([1, 1, 1]))
+            NUMERIC.decode([np.float32(1.0)], outside=[()])
+        with pytest.raises(ModelRuntimeError):
+            NUMERIC.decode([np.float32(1.0)])
 
     def test_no_rows_give_no_answers(self):
         rows = NUMERIC.encode_rows([])
         assert rows.shape == (0, 3)
-        assert NUMERIC.decode([np.empty((0, 3), dtype=np.float32)], rows=rows) == []
+        assert NUMERIC.decode([np.empty((0, 3), dtype=np.float32)]) == []
 
 
 def regression(shape):

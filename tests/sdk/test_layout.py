@@ -39,14 +39,14 @@ ROW = {
 
 
 def test_every_input_gets_its_tensor():
-    rows = CODEC.encode_row(ROW)
+    rows, outside = CODEC.admit(ROW)
     assert rows.shape == (1, 6 + 1 + 8 + 2)
     wave, token, picture, weather = CODEC.tensors(rows)
     assert wave.tolist() == [ROW["wave"].tolist()]
     assert (token.dtype, token.tolist()) == (np.int32, [[5]])
     assert (picture.shape, picture.dtype, picture.flat[0]) == ((1, 4, 2, 1), np.int8, 72)
     assert weather.tolist() == [[1.0, 10.5]]
-    answer = CODEC.decode([np.array([[1.0]], np.float32)], rows=rows)[0]
+    answer = CODEC.decode([np.array([[1.0]], np.float32)], outside=[outside])[0]
     assert (answer.value, answer.out_of_range) == (1.0, ("t",))
 
 

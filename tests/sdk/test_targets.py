@@ -46,7 +46,6 @@ def test_each_target_answers_in_its_own_labels():
             np.array([[0.1, 0.6, 0.3], [0.2, 0.3, 0.5]], np.float32),
             np.array([[0.75, 0.25], [0.125, 0.875]], np.float32),
         ],
-        rows=codec.encode_rows([[1.0], [2.0]]),
         latency_ms=2.0,
     )
     assert [(each.name, each.label) for each in first.targets] == [("kind", 7), ("sick", False)]

@@ -48,7 +48,7 @@ def test_scores_are_those_of_the_flatbuffer_on_rows_never_trained_on(digits_run)
     engine = open_engine(run.chosen.compiled.tflite)
     raw = [data.raw(int(row)) for row in parts.test]
     rows = codec.encode_rows(raw)
-    predictions = codec.decode(engine.run(codec.tensors(rows)), rows=rows)
+    predictions = codec.decode(engine.run(codec.tensors(rows)))
     truth = [data.label(int(row)) for row in parts.test]
     said = [prediction.label for prediction in predictions]
     assert run.score(run.chosen.precision) == pytest.approx(accuracy_score(truth, said))
@@ -172,7 +172,7 @@ def test_a_table_with_gaps_and_categories_runs_from_raw_rows_to_labels():
         codec = Codec(item.compiled.signature)
         rows = codec.encode_rows([{"speed": 1.5, "fuel": "gas"}, [None, "electric"]])
         engine = open_engine(item.compiled.tflite)
-        predictions = codec.decode(engine.run(codec.tensors(rows)), rows=rows)
+        predictions = codec.decode(engine.run(codec.tensors(rows)))
         assert predictions[0].label == "stop"
         assert predictions[1].label in {"go", "stop"}
 
@@ -231,7 +231,7 @@ def test_a_folder_of_pictures_becomes_a_model_that_takes_files(tmp_path):
     codec = Codec(run.signature)
     rows = codec.encode_row(tmp_path / "right" / "0.png")
     outputs = open_engine(run.chosen.compiled.tflite).run(codec.tensors(rows))
-    assert codec.decode(outputs, rows=rows)[0].label == "right"
+    assert codec.decode(outputs)[0].label == "right"
 
 
 def test_a_candidate_that_cannot_be_fitted_is_skipped_with_its_reason():

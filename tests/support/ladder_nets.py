@@ -4,6 +4,7 @@ Run as `python tests/support/ladder_nets.py FOLDER`; each net is saved as `<name
 digits that it is trained and judged on as `rows.npz`.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import keras
 import numpy as np
 from keras import layers
 from sklearn.datasets import load_digits
+
+from fieldloop_cloud.train.lite import lite_variant
 
 
 def digits():
@@ -75,18 +78,25 @@ def stretch_thin(model, spread, seed=1):
         layer.kernel.assign(np.array(layer.kernel) / factor[:, None])
 
 
+def train(model, X, y, *, epochs):
+    """Fit on the first thousand rows."""
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    model.fit(X[:1000], y[:1000], epochs=epochs, batch_size=32, verbose=0)
+
+
 def main(folder):
     """Train, stretch and save."""
     keras.utils.set_random_seed(0)
     X, y = digits()
     np.savez(folder / "rows.npz", X=X, y=y)
-    for build, stretch, spread, epochs in (
-        (fragile, stretch_wide, 6.0, 12),
-        (thin, stretch_thin, 2.5, 12),
-    ):
+    for build, stretch, spread in ((fragile, stretch_wide, 6.0), (thin, stretch_thin, 2.5)):
         model = build()
-        model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
-        model.fit(X[:1000], y[:1000], epochs=epochs, batch_size=32, verbose=0)
+        train(model, X, y, epochs=12)
+        if build is fragile:
+            lite = lite_variant(model)
+            (folder / "lite.json").write_text(json.dumps(lite.changes))
+            train(lite.model, X, y, epochs=4)
+            lite.model.save(folder / "lite.keras")
         plain = model.predict(X, verbose=0)
         stretch(model, spread)
         assert np.abs(model.predict(X, verbose=0) - plain).max() < 1e-3

@@ -26,6 +26,7 @@ from fieldloop_cloud.compile.quantize import (
 )
 from fieldloop_cloud.compile.rungs import (
     INTEGER,
+    QAT,
     Attempt,
     NetRungs,
     Offers,
@@ -193,7 +194,7 @@ def _measured(
     score = estimate(bench.metric, bench.validation.y, said.predicted, seed=bench.seed)
     timed = latency(compiled.tflite, compiled.signature, bench.validation.X)
     facts = inspect(compiled.tflite)
-    is_calibrated = compiled.precision in INTEGER
+    is_calibrated = compiled.precision in INTEGER and compiled.evidence.quantizer != QAT
     return Measured(
         candidate=trained.name,
         parameters=trained.parameters,

@@ -1,5 +1,8 @@
 """The ladder on nets that were built to collapse: what is refused, and what rescues them."""
 
+import dataclasses
+import json
+import math
 import os
 import subprocess
 import sys
@@ -7,16 +10,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from litert_quantizer import qtyping, quantizer
+from tests.support.commands import fieldloop
 
 from fieldloop.errors import DataError, GateError, ModelRuntimeError, UnsupportedError
+from fieldloop.signature import ImageSpec
 from fieldloop_cloud.compile import requantize
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.compile.calibration import calibrate
 from fieldloop_cloud.compile.explain import explain
 from fieldloop_cloud.compile.inspect import inspect
+from fieldloop_cloud.compile.keras import compiler
 from fieldloop_cloud.compile.layers import by_layer, ops
+from fieldloop_cloud.compile.lint import lint_flatbuffer
+from fieldloop_cloud.compile.quantize import NET_LADDER
+from fieldloop_cloud.compile.quantized_versions import with_honest_versions
 from fieldloop_cloud.compile.quantizers import FloatModel, Recipe
 from fieldloop_cloud.compile.requantize import Requantizer
+from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.release.targets import load_target
+from fieldloop_cloud.train.bench import Bench
+from fieldloop_cloud.train.ladder import Trained, climb
+from fieldloop_cloud.train.lite_building import build_lite
 from fieldloop_cloud.train.qat import QatSettings
 from fieldloop_cloud.train.qat_training import train_aware
 
@@ -133,7 +148,7 @@ def test_stretched_ranges_and_few_rows_are_warned_of(flatbuffer, digits):
     few = calibrate(tflite, [X[:16]])
     assert (few.row_count, few.has_settled) == (16, False)
     assert "still grew after all 16" in few.warnings[0]
-    blank = calibrate(tflite, [np.concatenate([np.zeros_like(X[:64]), X[:300]])])
+    blank = calibrate(tflite, [np.concatenate([np.zeros_like(X[:128]), X[:300]])])
     assert any("further rows lie outside" in text for text in blank.warnings)
     spiked = X[:300].copy()
     spiked[7, 3, 3, 0] = 500.0
@@ -156,43 +171,141 @@ def test_requantized_files_answer_alike_in_the_oldest_runtime(
     assert inspect(made.models[0]).min_runtime == "2.14.0"
 
 
+def test_a_version_is_raised_to_what_the_types_need(flatbuffer):
+    # By channel, as litert-quantizer does it by itself and says version 1: TFLite 2.14 would
+    # load the file and answer nonsense.
+    made = quantizer.Quantizer(bytearray(flatbuffer.read_bytes()))
+    made.add_dynamic_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8)
+    dishonest = bytes(made.quantize(enable_progress_report=False).quantized_model)
+    assert inspect(dishonest).op_versions["FULLY_CONNECTED"] == 1
+    facts = inspect(with_honest_versions(dishonest))
+    assert facts.op_versions["FULLY_CONNECTED"] == 12
+    assert facts.min_runtime != "2.14.0"
+    ours = Requantizer(flatbuffer.read_bytes()).run([Recipe(precision="dynamic")]).models[0]
+    assert inspect(ours).op_versions["FULLY_CONNECTED"] < 12
+
+
+def test_a_lite_variant_has_no_open_range_and_stands_int8(nets, digits, tmp_path):
+    X, y = digits
+    assert json.loads((nets / "lite.json").read_text()) == [
+        "stem: ReLU6 instead of silu",
+        "narrow: ReLU6 instead of silu",
+        "excite: squeeze-and-excite left out",
+    ]
+    made = to_tflite(
+        nets / "lite.keras",
+        example=X[:300],
+        held_out=X[HELD_OUT],
+        truth=y[HELD_OUT].tolist(),
+        labels=LABELS,
+        precision="int8",
+        epsilon=0.03,
+    )
+    assert made.evidence.rungs[1].gate.verdict == "accepted"
+    assert lint_flatbuffer(made.tflite) == ()
+    said = made.run_encoded(X[HELD_OUT])["probabilities"].argmax(axis=1)
+    assert np.mean(said == y[HELD_OUT]) > 0.85
+    with pytest.raises(UnsupportedError, match="Lite already"):
+        build_lite(nets / "lite.keras", tmp_path / "again.keras")
+    assert not (tmp_path / "again.keras").exists()
+
+
+def test_the_command_explains_and_compiles_for_a_device(flatbuffer, digits, tmp_path):
+    X, y = digits
+    np.savez(tmp_path / "calibration.npz", X=X[:300])
+    np.savez(tmp_path / "held-out.npz", X=X[HELD_OUT], y=y[HELD_OUT])
+    out = tmp_path / "made.tflite"
+    told = fieldloop(
+        "compile", flatbuffer, "--calibration", tmp_path / "calibration.npz",
+        "--held-out", tmp_path / "held-out.npz", "--labels", ",".join(map(str, LABELS)),
+        "--precision", "mixed", "--epsilon", "0.02", "--explain", "-o", out, "--json",
+    ).result  # fmt: skip
+    assert told["precision"] == "mixed"
+    assert {"wide", "narrow"} <= set(told["evidence"]["kept_float"])
+    assert told["explanation"]["layers"][0]["layer"] in {"wide", "narrow"}
+    assert len(told["explanation"]["findings"]) == 3
+    facts = fieldloop("inspect", out, "--json").result
+    assert facts["arena_bytes"] > 0
+    assert facts["op_versions"]["QUANTIZE"] == 1
+
+
 def test_layers_have_the_nets_own_names(flatbuffer):
     layers = by_layer(ops(flatbuffer.read_bytes()))
     assert list(layers)[:3] == ["stem", "wide", "narrow"]
     assert {op.kind for op in layers["narrow"]} >= {"CONV_2D", "LOGISTIC", "MUL"}
 
 
-def test_training_with_the_rounding_wins_back_what_rounding_lost(nets, digits):
+@pytest.fixture(scope="module")
+def aware(nets, digits):
+    """The thin net, trained further with int8's rounding."""
     X, y = digits
-    ptq = to_tflite(
-        nets / "thin.keras",
-        example=X[:300],
-        held_out=X[HELD_OUT],
-        truth=y[HELD_OUT].tolist(),
-        labels=LABELS,
-        precision="int8",
-    )
-    gate = ptq.evidence.rungs[1].gate
-    assert gate.verdict == "refused"
-    assert gate.drop >= 0.02
-    aware = train_aware(
+    return train_aware(
         (nets / "thin.keras").read_bytes(),
         X[FIT],
         y[FIT],
         classes=10,
         settings=QatSettings(epochs=8, learning_rate=1e-3),
     )
-    trained = type(ptq)(aware.tflite, ptq.signature, ptq.evidence, "int8")
-    right = [
-        np.mean(one.run_encoded(X[HELD_OUT])["probabilities"].argmax(axis=1) == y[HELD_OUT])
-        for one in (ptq, trained)
-    ]
-    assert right[1] >= right[0] + 0.02
+
+
+def test_training_with_the_rounding_wins_back_what_rounding_lost(nets, digits, aware):
+    """In the ladder itself: int8 is refused, training is asked for, and its net takes the place."""
+    X, y = digits
+    convert = compiler(nets / "thin.keras", ("float32", "int8"), example=X[:300], labels=LABELS)
+    asked = []
+
+    def train():
+        asked.append("aware")
+        return aware.tflite
+
+    data = Dataset(
+        name="digits", kind="image", task="classification", X=X, y=y, labels=LABELS,
+        image=ImageSpec(height=8, width=8, channels=1),
+    )  # fmt: skip
+    bench = Bench(
+        train=data.take(np.arange(1000)),
+        validation=data.take(np.arange(1000, len(X))),
+        target=load_target("mcu"),
+        metric="accuracy",
+        epsilon=0.03,
+        seed=0,
+        deadline=math.inf,
+    )
+    trained = Trained(
+        name="thin",
+        compile_to=convert,
+        parameters={},
+        train_s=1.0,
+        model=b"net",
+        calibration=X[:300],
+    )
+    without, _ = climb(trained, NET_LADDER, bench)
+    with_training, skipped = climb(dataclasses.replace(trained, aware=train), NET_LADDER, bench)
+    ptq, qat = without[1], with_training[1]
+    assert skipped == []
+    assert asked == ["aware"]
+    assert [one.precision for one in with_training] == ["float32", "int8"]
+    assert ptq.gate.verdict == "refused"
+    assert ptq.gate.drop >= 0.02
+    assert qat.quantizer == "quantization-aware training"
+    assert qat.score >= ptq.score + 0.02
+    assert qat.gate.drop < ptq.gate.drop - 0.02
+    assert qat.calibration_sha256 == ""
+    assert ptq.calibration_sha256 != ""
+    assert qat.arena_bytes > 0
     facts = inspect(aware.tflite)
     # Integers from end to end: one step into them, one out.
     assert (facts.op_counts["QUANTIZE"], facts.op_counts["DEQUANTIZE"]) == (1, 1)
     assert facts.op_versions["CONV_2D"] == 3
     assert aware.losses[-1] < aware.losses[0]
+
+
+def test_what_cannot_be_trained_with_the_rounding_is_refused(digits):
+    X, y = digits
+    with pytest.raises(DataError, match="0 rows and 0 targets"):
+        train_aware(b"", X[:0], y[:0], classes=10)
+    with pytest.raises(UnsupportedError, match="cannot be loaded"):
+        train_aware(b"no archive", X[:10], y[:10], classes=10)
 
 
 def test_a_quantizer_that_dies_costs_one_recipe_only(flatbuffer, digits, tmp_path, monkeypatch):
@@ -252,8 +365,3 @@ def test_what_is_no_float_flatbuffer_is_refused(flatbuffer, digits, tmp_path):
     (tmp_path / "damaged.tflite").write_bytes(damaged)
     with pytest.raises((UnsupportedError, ModelRuntimeError)):
         to_tflite(tmp_path / "damaged.tflite", example=X[:50])
-
-
-def test_a_rank_by_layer_needs_no_rows_to_name_the_layers(climbed):
-    assert climbed.evidence.rungs[0].gate.verdict == "reference"
-    assert all(not rung.kept_float for rung in climbed.evidence.rungs if rung.precision != "mixed")

@@ -46,6 +46,7 @@ from fieldloop_device.updater import Updater
 logger = logging.getLogger(__name__)
 
 _DRAIN_POLL_S = 0.02
+_DAY_MS = 86_400_000
 
 
 class Agent:
@@ -247,7 +248,12 @@ class Agent:
     def _open_stores(self) -> None:
         self.root.slots.mkdir(exist_ok=True)
         self.store = RecordStore(self.root)
-        self.outbox = Outbox(self.root.outbox, max_bytes=self.config.telemetry.outbox_max_bytes)
+        telemetry = self.config.telemetry
+        self.outbox = Outbox(
+            self.root.outbox,
+            max_bytes=telemetry.outbox_max_bytes,
+            max_age_ms=int(telemetry.outbox_max_age_days * _DAY_MS),
+        )
         self._stack.callback(self.outbox.close)
         records = self.store.records
         # The outbox knows the last boot that stored a message: a lost state cannot reuse numbers.

@@ -42,6 +42,8 @@ class TelemetrySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         sample_random_rate: Share of inputs that are drawn at random.
         sample_uncertain_below: Inputs answered with less confidence are sent, budget permitting.
         outbox_max_bytes: Space for messages that the cloud has not acknowledged.
+        outbox_max_age_days: Older ones are dropped and counted; judged only by a clock that is and
+            was synchronised.
     """
 
     window_s: float = 60.0
@@ -49,6 +51,7 @@ class TelemetrySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     sample_random_rate: float = 0.01
     sample_uncertain_below: float = 0.6
     outbox_max_bytes: int = 32 * 1024 * 1024
+    outbox_max_age_days: float = 90.0
 
 
 class PrivacySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,6 +195,7 @@ def _check_numbers(config: DeviceConfig, path: Path) -> None:
         "[telemetry] outbox_max_bytes must be at least 65536": (
             telemetry.outbox_max_bytes >= 1 << 16
         ),
+        "[telemetry] outbox_max_age_days must be above 0": telemetry.outbox_max_age_days > 0,
         "[runtime] num_threads must be at least 1": config.runtime.num_threads >= 1,
         "[update] limits must be above 0": min(
             update.max_bundle_bytes,

@@ -8,7 +8,10 @@ says that it is stored. Rules that keep counts honest:
   The high-water mark of what was handed to the network is on disk before the network gets it.
 - When space runs out, the oldest telemetry windows that were never sent are merged by addition.
   Only what cannot be merged is dropped: field samples first, then events, windows last. Every
-  drop is counted.
+  drop is counted, in the transaction that drops; a count that no window has told yet is told by
+  the next boot.
+- A message that is older than the cap is dropped, but only when it was stored and is judged under
+  a synchronised clock: a wrong clock never drops anything.
 - When the disk refuses, messages wait in memory, merged and finally dropped in the same way.
 - A database that is corrupt is put aside under another name, counted, and a new one begun.
 """
@@ -25,7 +28,7 @@ import msgspec
 
 from fieldloop import wire
 from fieldloop.errors import DataError
-from fieldloop.telemetry import Ack, Event, FieldSample, Stream, TelemetryWindow
+from fieldloop.telemetry import Ack, Clock, Event, FieldSample, Stream, TelemetryWindow
 from fieldloop_device.backlog import Backlog
 from fieldloop_device.outbox_database import OutboxDatabase
 from fieldloop_device.windows import can_merge, merge
@@ -42,6 +45,7 @@ KINDS: dict[Stream, type[NumberedMessage]] = {
 
 _MERGE_AT_ONCE = 64
 _DAY_MS = 86_400_000
+_NO_TIME = Clock(mono_ms=0, wall_ms=0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,11 +73,13 @@ class Outbox:
     Args:
         path: The database.
         max_bytes: Cap for the payloads.
+        max_age_ms: Older messages are dropped by `expire`; None keeps them for ever.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int) -> None:
+    def __init__(self, path: Path, *, max_bytes: int, max_age_ms: int | None = None) -> None:
         self._database = OutboxDatabase(path)
         self._max_bytes = max_bytes
+        self._max_age_ms = max_age_ms
         self._lock = threading.RLock()
         self._boot = 0
         self._next_seq = 1
@@ -86,7 +92,7 @@ class Outbox:
 
     @property
     def dropped_count(self) -> int:
-        """Messages that had to be dropped since the boot began."""
+        """Messages dropped since the boot began, and before it if no window has told yet."""
         return self._dropped_rows + self._backlog.dropped_count
 
     @property
@@ -121,13 +127,17 @@ class Outbox:
         with self._lock:
             self._boot = boot
             self._next_seq = 1
+            self._dropped_rows = self._read(
+                lambda database: database.counter("dropped") - database.counter("dropped_told"), 0
+            )
 
-    def append(self, messages: Sequence[NumberedMessage], *, wall_ms: int = 0) -> int:
+    def append(self, messages: Sequence[NumberedMessage], *, now: Clock = _NO_TIME) -> int:
         """Number and store messages, all in one commit.
 
         Args:
             messages: Without boot and number.
-            wall_ms: The day's date for the sample budget.
+            now: Their age is counted from here, if the clock is synchronised; also the day of the
+                sample budget.
 
         Returns:
             How many messages are on disk now that were not before; what the disk refused waits
@@ -135,9 +145,35 @@ class Outbox:
         """
         with self._lock:
             self._backlog.add(messages)
-            stored = self._store_backlog(wall_ms) if self._backlog.messages else 0
+            stored = self._store_backlog(now) if self._backlog.messages else 0
             self._backlog.keep_to_limit()
             return stored
+
+    def expire(self, now: Clock) -> int:
+        """Drop messages beyond the age cap; returns how many that were.
+
+        Only ages between two synchronised readings are known.
+        """
+        if self._max_age_ms is None or not now.synchronized:
+            return 0
+        condition = "stored_ms BETWEEN 1 AND ?"
+        newest_ms = now.wall_ms - self._max_age_ms - 1
+        with self._lock:
+            if not self._open():
+                return 0
+            query = f"SELECT 1 FROM message WHERE {condition} LIMIT 1"  # noqa: S608 - a constant
+            if not self._read(
+                lambda database: database.connection.execute(query, (newest_ms,)).fetchone(), None
+            ):
+                return 0
+            try:
+                with self._database.transaction() as connection:
+                    count = self._drop(connection, condition, newest_ms)
+            except sqlite3.Error as error:
+                self._suffer(error)
+                return 0
+            self._dropped_rows += count
+            return count
 
     def pending(self, *, after: tuple[int, int] = (0, 0), limit: int = 64) -> list[Row]:
         """Return the oldest unacknowledged messages behind a number, in order."""
@@ -229,13 +265,13 @@ class Outbox:
 
     # Storing
 
-    def _store_backlog(self, wall_ms: int) -> int:
+    def _store_backlog(self, now: Clock) -> int:
         waiting = self._backlog.messages
         if not self._open():
             return 0
         try:
             with self._database.transaction() as connection:
-                rows = self._insert(connection, waiting, wall_ms)
+                rows = self._insert(connection, waiting, now)
         except sqlite3.Error as error:
             self._suffer(error)
             return 0
@@ -247,34 +283,39 @@ class Outbox:
         return len(rows)
 
     def _insert(
-        self, connection: sqlite3.Connection, messages: Sequence[NumberedMessage], wall_ms: int
+        self, connection: sqlite3.Connection, messages: Sequence[NumberedMessage], now: Clock
     ) -> list[Row]:
         # Read inside the transaction: a database that was restored from a backup may be ahead.
         found = connection.execute(
             "SELECT coalesce(max(seq), 0) FROM message WHERE boot = ?", (self._boot,)
         ).fetchone()[0]
         self._next_seq = max(self._next_seq, found + 1)
+        stored_ms = now.wall_ms if now.synchronized else 0
         rows: list[Row] = []
         for message in messages:
             row = self._numbered(message, self._next_seq + len(rows))
             if row is not None:
                 rows.append(row)
         connection.executemany(
-            "INSERT INTO message VALUES (?, ?, ?, ?)",
-            [(row.boot, row.seq, row.stream, row.payload) for row in rows],
+            "INSERT INTO message VALUES (?, ?, ?, ?, ?)",
+            [(row.boot, row.seq, row.stream, row.payload, stored_ms) for row in rows],
         )
+        self._count_stored(rows, len(messages) - len(rows), now)
+        return rows
+
+    def _count_stored(self, rows: Sequence[Row], refused_count: int, now: Clock) -> None:
+        """Keep the counters; one that is right already is not written, to spare the flash."""
         self._database.set_counter("boot", self._boot)
+        if any(row.stream == "tel" for row in rows):
+            self._database.set_counter("dropped_told", self._database.counter("dropped"))
+        self._database.set_counter("dropped", self._database.counter("dropped") + refused_count)
         samples = sum(row.stream == "smp" for row in rows)
         if samples:
-            day = wall_ms // _DAY_MS
-            before = (
-                self._database.counter("sample_count")
-                if self._database.counter("sample_day") == day
-                else 0
-            )
+            day = now.wall_ms // _DAY_MS
+            is_today = self._database.counter("sample_day") == day
+            before = self._database.counter("sample_count") if is_today else 0
             self._database.set_counter("sample_day", day)
             self._database.set_counter("sample_count", before + samples)
-        return rows
 
     def _numbered(self, message: NumberedMessage, seq: int) -> Row | None:
         """Return the row of a message; None for one that no broker would take."""
@@ -297,6 +338,12 @@ class Outbox:
             values,
         ).rowcount
         self._size_bytes -= int(freed)
+        return count
+
+    def _drop(self, connection: sqlite3.Connection, condition: str, *values: int) -> int:
+        """Delete and count in one transaction."""
+        count = self._delete(connection, condition, *values)
+        self._database.set_counter("dropped", self._database.counter("dropped") + count)
         return count
 
     def _sent_mark(self) -> tuple[int, int]:
@@ -344,7 +391,7 @@ class Outbox:
             ).fetchone()
             if row is not None:
                 with self._database.transaction() as connection:
-                    self._delete(connection, "boot = ? AND seq = ?", *row)
+                    self._drop(connection, "boot = ? AND seq = ?", *row)
                 self._dropped_rows += 1
                 return True
         return False

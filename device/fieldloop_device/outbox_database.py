@@ -11,6 +11,7 @@ MAX_QUARANTINED = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS message (
     boot INTEGER NOT NULL, seq INTEGER NOT NULL, stream TEXT NOT NULL, payload BLOB NOT NULL,
+    stored_ms INTEGER NOT NULL, -- wall clock, 0 unless it was synchronised
     PRIMARY KEY (boot, seq)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -79,7 +80,9 @@ class OutboxDatabase:
         return int(row[0]) if row else 0
 
     def set_counter(self, name: str, value: int) -> None:
-        """Set a counter; call it inside a transaction."""
+        """Set a counter, if it is not set so already; call it inside a transaction."""
+        if self.counter(name) == value:
+            return
         self.connection.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
 
     def totals(self) -> tuple[int, int]:

@@ -72,6 +72,7 @@ class Recorder:
         messages: list[NumberedMessage] = []
         if is_due:
             self._next_cut_ms = now.mono_ms + self._window_ms
+            self._outbox.expire(now)
             self._notice_losses()
             windows = self._serving.cut()
             self.window_count += len(windows)
@@ -80,7 +81,7 @@ class Recorder:
         with self._lock:
             messages += self._events
             self._events = []
-        return self._outbox.append(messages, wall_ms=now.wall_ms), is_due
+        return self._outbox.append(messages, now=now), is_due
 
     def _notice_losses(self) -> None:
         """Announce what the outbox had to give up since the last window."""
@@ -92,5 +93,5 @@ class Recorder:
         if outbox.dropped_count > self._known_drops:
             lost_count = outbox.dropped_count - self._known_drops
             self._known_drops = outbox.dropped_count
-            detail = f"{lost_count} messages were dropped for want of space"
+            detail = f"{lost_count} messages were dropped: too many or too old"
             self.announce("messages-dropped", detail, sha256="")

@@ -268,8 +268,8 @@ def test_what_cannot_be_marked_as_sent_must_not_be_sent(tmp_path, full_disk):
 
 def test_the_days_samples_are_counted_across_restarts(tmp_path, outbox):
     day = 86_400_000
-    outbox.append([sample(), sample(), window()], wall_ms=day * 5)
-    outbox.append([sample()], wall_ms=day * 5 + 1000)
+    outbox.append([sample(), sample(), window()], now=Clock(mono_ms=1, wall_ms=day * 5))
+    outbox.append([sample()], now=Clock(mono_ms=1, wall_ms=day * 5 + 1000))
     outbox.close()
     again = Outbox(tmp_path / "outbox.sqlite", max_bytes=BIG)
     assert again.samples_on(day * 5 + 2000) == 3
@@ -300,3 +300,73 @@ def test_a_payload_that_cannot_be_read_stops_no_merging(tmp_path):
     assert sum(row.message().prediction_count for row in kept) == 120
     assert box.size_bytes <= 1_000
     box.close()
+
+
+DAY = 86_400_000
+
+
+def synchronized(day):
+    return Clock(mono_ms=1, wall_ms=day * DAY, synchronized=True)
+
+
+def unsynchronized(day):
+    return Clock(mono_ms=1, wall_ms=day * DAY, synchronized=False)
+
+
+@pytest.fixture
+def ageing(tmp_path):
+    box = Outbox(tmp_path / "ageing.sqlite", max_bytes=BIG, max_age_ms=30 * DAY)
+    box.begin(1)
+    yield box
+    box.close()
+
+
+def test_what_is_too_old_is_dropped_and_counted(ageing):
+    ageing.append([window(1), event(), sample()], now=synchronized(100))
+    ageing.append([window(2)], now=synchronized(120))
+    assert ageing.expire(synchronized(130)) == 0
+    assert ageing.expire(synchronized(131)) == 3
+    assert [message.prediction_count for message in messages(ageing)] == [2]
+    assert ageing.dropped_count == 3
+    assert ageing.size_bytes == sum(len(row.payload) for row in ageing.pending())
+
+
+@pytest.mark.parametrize(
+    ("stored", "judged"),
+    [
+        (unsynchronized(0), synchronized(20_000)),  # a device that began in 1970
+        (synchronized(100), unsynchronized(90_000)),  # a clock that has run away
+        (synchronized(90_000), synchronized(100)),  # a clock that was set back
+        (unsynchronized(1), unsynchronized(90_000)),
+    ],
+)
+def test_a_wrong_clock_drops_nothing(ageing, stored, judged):
+    ageing.append([window(), event()], now=stored)
+    assert ageing.expire(judged) == 0
+    assert ageing.count == 2
+
+
+def test_without_a_cap_nothing_is_too_old(outbox):
+    outbox.append([window()], now=synchronized(1))
+    assert outbox.expire(synchronized(100_000)) == 0
+
+
+def test_drops_that_no_window_told_are_told_by_the_next_boot(tmp_path, ageing):
+    ageing.append([event(), event()], now=synchronized(1))
+    ageing.expire(synchronized(50))
+    ageing.close()  # as a power cut does
+    again = Outbox(tmp_path / "ageing.sqlite", max_bytes=BIG)
+    again.begin(2)
+    assert again.dropped_count == 2
+    again.append([window()])
+    assert messages(again)[-1].dropped_count == 2
+    again.begin(3)
+    assert again.dropped_count == 0
+    again.close()
+
+
+def test_counters_that_are_right_are_not_written_again(outbox):
+    outbox.append([window()])
+    before = outbox._database.connection.total_changes
+    outbox.append([window()])
+    assert outbox._database.connection.total_changes == before + 1

@@ -23,8 +23,9 @@ from fieldloop_cloud.compile.worker import last_line
 from fieldloop_cloud.train.transfer.plan import BACKBONE_FILE, IMAGENET, TransferPlan
 from fieldloop_cloud.train.transfer.stages import cut_at
 
-_VARIABLE = re.compile(r"_all_variables/(\d+)/\.ATTRIBUTES/VARIABLE_VALUE|"
-                       r"variables/(\d+)/\.ATTRIBUTES/VARIABLE_VALUE")  # fmt: skip
+_VARIABLE = re.compile(r"variables/(\d+)/\.ATTRIBUTES/VARIABLE_VALUE")
+"""A variable's key in a SavedModel's checkpoint, with its number in the order of the layers."""
+
 _SAVED_MODEL = "saved_model.pb"
 
 
@@ -144,10 +145,12 @@ def _variables(path: Path) -> list[NDArray[Any]]:
     try:
         reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
         keys = list(reader.get_variable_to_shape_map())
-        numbered = {int(m[1] or m[2]): key for key in keys if (m := _VARIABLE.fullmatch(key))}
-        return [reader.get_tensor(numbered[number]) for number in sorted(numbered)]
+        numbered = {int(m[1]): key for key in keys if (m := _VARIABLE.fullmatch(key))}
+        arrays = [reader.get_tensor(numbered[number]) for number in sorted(numbered)]
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise _damaged(path, last_line(str(error))) from error
+    # The states of random generators (of Dropout) stand among them.
+    return [array for array in arrays if array.dtype != np.uint32]
 
 
 def _filled(net: Any, arrays: list[NDArray[Any]]) -> bool:

@@ -8,7 +8,7 @@ a handful of integer steps: that is what most often ruins int8, and it is said h
 
 import math
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ SETTLED = 0.05
 STRETCHED = 16.0
 """A range so many times as wide as the middle 99.8 % of its values is stretched by outliers."""
 
-OUTSIDE = 0.001
+OUTSIDE = 0.005
 """Share of values outside a range from which on it is said."""
 
 _MIDDLE = 0.998
@@ -80,7 +80,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
             said.append(
                 f"the ranges still grew after all {self.row_count} calibration rows: bring more"
             )
-        for one in sorted(self.ranges, key=lambda one: -one.stretch):
+        for one in _worst_of_layers(self.ranges, lambda one: one.stretch):
             if one.stretch > STRETCHED:
                 steps = max(1, round(255 / one.stretch))
                 said.append(
@@ -90,10 +90,20 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         said += [
             f"layer {one.layer or 'input'}: {one.outside:.2%} of the values of further rows lie "
             f"outside {one.low:.3g} … {one.high:.3g}"
-            for one in self.ranges
+            for one in _worst_of_layers(self.ranges, lambda one: one.outside)
             if one.outside > OUTSIDE
         ]
-        return tuple(dict.fromkeys(said))
+        return tuple(said)
+
+
+def _worst_of_layers(
+    ranges: Iterable[TensorRange], badness: Callable[[TensorRange], float]
+) -> list[TensorRange]:
+    """Return the worst range of each layer, the worst layer first."""
+    worst: dict[str, TensorRange] = {}
+    for one in sorted(ranges, key=badness):
+        worst[one.layer] = one
+    return sorted(worst.values(), key=badness, reverse=True)
 
 
 def calibrate(tflite: bytes, inputs: Sequence[NDArray[Any]]) -> Calibration:

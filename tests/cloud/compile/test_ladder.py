@@ -29,11 +29,13 @@ from fieldloop_cloud.compile.quantizers import FloatModel, Recipe
 from fieldloop_cloud.compile.requantize import Requantizer
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.release.targets import load_target
+from fieldloop_cloud.train import qat
 from fieldloop_cloud.train.bench import Bench
 from fieldloop_cloud.train.ladder import Trained, climb
 from fieldloop_cloud.train.lite_building import build_lite
 from fieldloop_cloud.train.qat import QatSettings
 from fieldloop_cloud.train.qat_training import train_aware
+from fieldloop_cloud.train.rebuild import Call, Graph
 
 ROOT = Path(__file__).parents[3]
 LABELS = tuple(range(10))
@@ -304,8 +306,13 @@ def test_what_cannot_be_trained_with_the_rounding_is_refused(digits):
     X, y = digits
     with pytest.raises(DataError, match="0 rows and 0 targets"):
         train_aware(b"", X[:0], y[:0], classes=10)
-    with pytest.raises(UnsupportedError, match="cannot be loaded"):
-        train_aware(b"no archive", X[:10], y[:10], classes=10)
+
+    class GRU:
+        name = "memory"
+
+    graph = Graph(calls=(Call(0, GRU(), (-1,)),), outputs=(0,))
+    with pytest.raises(UnsupportedError, match=r"does not know GRU \(layer memory\)"):
+        qat._check(graph)
 
 
 def test_a_quantizer_that_dies_costs_one_recipe_only(flatbuffer, digits, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fieldloop.errors import DataError, GateError
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.data.split import folds
+from fieldloop_cloud.data.split import Fold, folds
 from fieldloop_cloud.data.units import Rows, strata
 from fieldloop_cloud.select.extrapolation import MIN_ANCHORS, Extrapolation, extrapolate
 
@@ -21,6 +21,7 @@ MAX_ANCHORS = 11
 MAX_FACTOR = 4.0
 """Nothing is said about more than this many times the rows that there are."""
 
+_FULL_SHARE = 0.9
 _MIN_ROWS = 10
 _MIN_ROWS_PER_CLASS = 2
 
@@ -162,7 +163,7 @@ def measure(
         DataError: Too few rows for six sizes.
     """
     turns = [folds(dataset, seed=seed + number) for number in range(repeats)]
-    picked = [found[number % len(found)] for number, found in enumerate(turns)]
+    picked = [_full(found, number) for number, found in enumerate(turns)]
     sizes = anchors(min(len(turn.train) for turn in picked), len(dataset.labels))
     errors = np.empty((repeats, len(sizes)))
     for number, turn in enumerate(picked):
@@ -173,6 +174,13 @@ def measure(
             if progress is not None:
                 progress((number * len(sizes) + place + 1) / errors.size)
     return sizes, errors
+
+
+def _full(turns: tuple[Fold, ...], number: int) -> Fold:
+    """Return one of the folds that learn from most rows: in time order only the last ones do."""
+    most = max(len(turn.train) for turn in turns)
+    full = [turn for turn in turns if len(turn.train) >= _FULL_SHARE * most]
+    return full[number % len(full)]
 
 
 def anchors(largest: int, class_count: int) -> Rows:

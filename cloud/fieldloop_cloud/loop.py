@@ -58,6 +58,7 @@ class LoopSettings:
         seed: Of everything that is drawn.
         home_share: Share of the rows that is known at home; the rest is the field.
         train_budget_s: Time for each training.
+        candidates: Model families that compete: a handful, as the story is the loop.
         epsilon: Largest loss of accuracy that a quantized variant may show; the few hundred
             validation rows could not prove a smaller one.
         rows_per_s: Inputs a second, over all devices.
@@ -71,6 +72,7 @@ class LoopSettings:
     seed: int = 0
     home_share: float = 0.42
     train_budget_s: float = 60.0
+    candidates: tuple[str, ...] = ("logistic", "random-forest", "svm-rbf", "cnn")
     epsilon: float = 0.02
     rows_per_s: float = 30.0
     window_s: float = 1.0
@@ -224,6 +226,7 @@ def _train(at_home: Dataset, settings: LoopSettings, out: Path, progress: Progre
         budget_s=settings.train_budget_s,
         seed=settings.seed,
         out=out,
+        candidates=settings.candidates,
         epsilon=settings.epsilon,
         progress=progress,
     )

@@ -20,6 +20,7 @@ from fieldloop_cloud.select.candidates import portfolio
 from fieldloop_cloud.select.search.evaluator import Evaluator, leased_evaluator
 from fieldloop_cloud.select.search.files import get, load_bench, put, save_bench
 from fieldloop_cloud.select.search.orders import Order
+from fieldloop_cloud.select.search.screening import rungs
 from fieldloop_cloud.select.search.search import LOCAL_NAME, SearchPlan, search
 from fieldloop_cloud.select.search.spec import join_study
 from fieldloop_cloud.select.search.storage import LeasedJournal, open_storage, without_password
@@ -271,3 +272,25 @@ def test_a_trial_names_the_worker_that_ran_it(searched):
     _, out = searched[0]
     workers = {trial.user_attrs["worker"].rpartition(":")[2] for trial in trials_of(out)}
     assert workers == {str(os.getpid())}
+
+
+def test_many_rows_are_screened_on_few_and_the_best_goes_on(tmp_path):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(5400, 4))
+    data = from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int))
+    out = tmp_path / "run"
+    train(data, candidates=["naive-bayes", "tree", "logistic"], trials=12, out=out)
+    opened = join_study(str(out / "study"), name=LOCAL_NAME)
+    screened = opened.screening.get_trials(deepcopy=False)
+    assert rungs(len(split(data).train)) == (360, 1080)
+    assert len(screened) == 12
+    pruned = [t for t in screened if t.state.name == "PRUNED"]
+    complete = [t for t in screened if t.state.name == "COMPLETE"]
+    assert any(set(t.intermediate_values) == {1} for t in pruned)
+    assert all(set(t.intermediate_values) == {1, 3} for t in complete)
+    # Only trees see the product of two columns.
+    best = max(complete, key=lambda trial: trial.value)
+    assert best.params["candidate"] == "tree"
+    known = sum(len(c.portfolio) for c in portfolio(("naive-bayes", "tree", "logistic")))
+    assert best.params in [t.params for t in opened.study.get_trials()[known : known + 3]]
+    assert len(opened.study.get_trials()) == known + 12

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.select.search.evaluator import leased_evaluator
 from fieldloop_cloud.select.search.objective import Objective
+from fieldloop_cloud.select.search.screening import Screening, is_over, promote
 from fieldloop_cloud.select.search.spec import OpenStudy, taken
 from fieldloop_cloud.select.search.storage import LeasedJournal, quiet_optuna
 from fieldloop_cloud.train.bench import Bench
@@ -45,16 +46,22 @@ def work(
     done = 0
     with leased_evaluator() as evaluator, quiet_optuna():
         objective = Objective(opened, bench, evaluator, progress)
+        screening = Screening(opened, bench, evaluator, progress)
+        begun_at = time.time()
         try:
             while most is None or done < most:
                 optuna.storages.fail_stale_trials(opened.study)
-                step = _next_step(opened)
+                step = _next_step(opened, begun_at)
                 if step == "end":
                     break
                 if step == "wait":
                     pause(_PAUSE_S)
                     continue
                 try:
+                    if step == "screen":
+                        assert opened.screening is not None
+                        opened.screening.optimize(screening, n_trials=1)
+                        continue
                     opened.study.optimize(objective, n_trials=1)
                 finally:
                     _release(opened.study)
@@ -64,13 +71,18 @@ def work(
     return Worked(done)
 
 
-def _next_step(opened: OpenStudy) -> str:
-    """Return `trial`, `wait` (for what runs elsewhere and may have to be repeated) or `end`."""
+def _next_step(opened: OpenStudy, begun_at: float) -> str:
+    """Return `trial`, `screen`, `wait` (for what runs elsewhere and may be lost there) or `end`."""
     study, spec = opened.study, opened.spec
     if spec.left_s <= 0:
         return "end"
     if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         return "trial"
+    if spec.has_screening and time.time() < spec.search_until:
+        if not is_over(opened, begun_at):
+            return "screen"
+        if promote(opened):
+            return "trial"
     planned = None if spec.trial_count is None else spec.known_count + spec.trial_count
     if time.time() < spec.search_until and (planned is None or taken(study) < planned):
         return "trial"

@@ -17,6 +17,7 @@ from fieldloop_cloud.select.scored import Scored, SearchRecord, Skipped
 from fieldloop_cloud.select.search.files import save_bench
 from fieldloop_cloud.select.search.front import read_front, search_record
 from fieldloop_cloud.select.search.loop import work
+from fieldloop_cloud.select.search.screening import LEAST_ROWS, screened_names
 from fieldloop_cloud.select.search.spec import OpenStudy, Spec, begin_study, portfolio_queue
 from fieldloop_cloud.select.search.storage import HEARTBEAT_S, is_url
 from fieldloop_cloud.train.bench import Bench
@@ -98,7 +99,8 @@ def search(
 ) -> Searched:
     """Try the portfolio, then what the search draws, and read the front.
 
-    Ctrl-C ends the search, not the run: what was measured so far is the result.
+    Ctrl-C ends a search, not its run: what was measured so far is the result. Where only the
+    portfolio was asked for, it ends the run.
 
     Args:
         candidates: What may be tried.
@@ -109,6 +111,7 @@ def search(
     Raises:
         ConfigError: There is a study already, or none to resume, or it is about something else.
         EnvironmentFaultError: The storage cannot be used.
+        KeyboardInterrupt: Ctrl-C before there was anything to keep.
     """
     unsuited = {item.name: item.why_not(bench.train) for item in candidates}
     names = tuple(name for name, reason in unsuited.items() if not reason)
@@ -124,6 +127,8 @@ def search(
                 worked = work(opened, bench, progress=bench.progress)
             front, missing = read_front(opened, bench.target)
             record = search_record(opened.study, interrupted=worked.interrupted)
+        if worked.interrupted and not (plan.is_search and front):
+            raise KeyboardInterrupt  # there is no search whose best so far could be kept
     return Searched(front, (*skipped, *missing), record)
 
 
@@ -142,6 +147,9 @@ def _begun(names: tuple[str, ...], bench: Bench, plan: SearchPlan, files: Path) 
         max_trial_s=plan.max_trial_s,
         seed=bench.seed,
         heartbeat_s=plan.heartbeat_s,
+        has_screening=plan.is_search
+        and len(bench.train) >= LEAST_ROWS
+        and bool(screened_names(names)),
     )
     place = plan.study or str(files)
     return begin_study(place, plan.name, spec, queue=queue)

@@ -7,7 +7,9 @@ from typing import Literal
 
 import msgspec
 import optuna
+from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from fieldloop.errors import ConfigError, DataError
@@ -27,6 +29,9 @@ DIRECTIONS: tuple[Literal["minimize", "maximize"], ...] = ("maximize", "minimize
 _STARTUP_TRIALS = 12
 _BEGINNING_S, _BEGINNING_STEPS = 10.0, 50
 _SPEC = "fieldloop"
+_SCREENING = "/screening"
+SCREENING_FACTOR = 3
+"""Each rung of a screening has so many times the rows of the one before."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +48,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         max_trial_s: Longest time for one trial.
         seed: Of the sampler.
         heartbeat_s: Seconds between a trial's signs of life in a database.
+        has_screening: Whether settings are first tried on some of the rows.
     """
 
     format: int = 1
@@ -56,6 +62,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     max_trial_s: float | None = None
     seed: int = 0
     heartbeat_s: int = HEARTBEAT_S
+    has_screening: bool = False
 
     @property
     def left_s(self) -> float:
@@ -70,10 +77,17 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenStudy:
-    """A study and where its files are on this machine."""
+    """A study and where its files are on this machine.
+
+    Attributes:
+        study: The trials that are compiled and measured.
+        files: Rows and results.
+        screening: The trials on some of the rows; None where nothing is screened.
+    """
 
     study: optuna.Study
     files: Path
+    screening: optuna.Study | None = None
 
     @property
     def spec(self) -> Spec:
@@ -122,7 +136,8 @@ def begin_study(place: str, name: str, spec: Spec, *, queue: list[dict[str, obje
                 study.enqueue_trial(parameters)
         study.set_user_attr(_SPEC, msgspec.json.encode(spec).decode())
         set_heartbeat(storage, spec.heartbeat_s)
-    return OpenStudy(study, Path(spec.files))
+        screening = _screening(study, storage, spec, spec.seed)
+    return OpenStudy(study, Path(spec.files), screening)
 
 
 def join_study(
@@ -147,7 +162,7 @@ def join_study(
     """
     storage = open_storage(place)
     with quiet_optuna():
-        names = optuna.get_all_study_names(storage)
+        names = [n for n in optuna.get_all_study_names(storage) if not n.endswith(_SCREENING)]
         if name is None and len(names) == 1:
             name = names[0]
         if name not in names:
@@ -172,7 +187,23 @@ def join_study(
             ) from error
         study.sampler = sampler(spec.seed + salt)
         set_heartbeat(storage, spec.heartbeat_s)
-    return OpenStudy(study, files or Path(spec.files))
+        screening = _screening(study, storage, spec, spec.seed + salt)
+    return OpenStudy(study, files or Path(spec.files), screening)
+
+
+def _screening(
+    study: optuna.Study, storage: BaseStorage, spec: Spec, seed: int
+) -> optuna.Study | None:
+    if not spec.has_screening:
+        return None
+    return optuna.create_study(
+        study_name=study.study_name + _SCREENING,
+        storage=storage,
+        direction="maximize",
+        sampler=sampler(seed),
+        pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=SCREENING_FACTOR),
+        load_if_exists=True,
+    )
 
 
 def sampler(seed: int) -> BaseSampler:

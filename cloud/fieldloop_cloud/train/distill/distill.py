@@ -20,7 +20,7 @@ from fieldloop_cloud.train.distill.teachers import Lesson, lesson
 from fieldloop_cloud.train.distill.worker import DistillJob, DistillResult
 from fieldloop_cloud.train.nets.job import told_error
 from fieldloop_cloud.train.prune.finetune import are_probabilities
-from fieldloop_cloud.train.prune.prune import place_model
+from fieldloop_cloud.train.prune.given import place_model
 
 NET_TEMPERATURE = 3.0
 """Makes the teacher's second thoughts heard."""

@@ -6,106 +6,25 @@ room and time as any other weight; they only compress well on the way to a devic
 
 import shutil
 import tempfile
-import time
-import zipfile
-import zlib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from fieldloop.errors import (
-    ConfigError,
-    DataError,
-    EnvironmentFaultError,
-    GateError,
-    ModelRuntimeError,
-    UnsupportedError,
-)
-from fieldloop.interpreter import open_engine
-from fieldloop_cloud.compile.conversion import INSTALL_DEEP, missing_packages
-from fieldloop_cloud.compile.quantize import EPSILON, Gate, check_epsilon
+from fieldloop.errors import ConfigError, ModelRuntimeError
+from fieldloop_cloud.compile.quantize import EPSILON, check_epsilon
 from fieldloop_cloud.compile.worker import Progress, last_line, quiet, run_worker
-from fieldloop_cloud.files import write_file
 from fieldloop_cloud.train.nets.job import told_error
-from fieldloop_cloud.train.nets.macs import mac_count
+from fieldloop_cloud.train.prune.finetune import Task
+from fieldloop_cloud.train.prune.given import job_arrays, place_model
 from fieldloop_cloud.train.prune.importance import Importance
-from fieldloop_cloud.train.prune.job import PruneJob, PruneResult, PruneStep, Scope
-
-HELD_OUT_SHARE = 0.2
-"""Of the rows, if no held-out rows are given."""
+from fieldloop_cloud.train.prune.job import PruneJob, Scope
+from fieldloop_cloud.train.prune.outcome import Pruned, collected
 
 _WORKER = "fieldloop_cloud.train.prune.worker"
-_TIMED_RUNS = 200
 _GRACE_S = 60.0
 """Beside the budget, for TensorFlow's start and the conversions."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetSize:
-    """What a net costs, as a float32 flatbuffer on this machine.
-
-    Attributes:
-        parameter_count: Weights that are not zero.
-        size_bytes: Of the flatbuffer.
-        download_bytes: Of the flatbuffer, deflated.
-        mac_count: Multiplications with addition for one row.
-        latency_ms: Median for one row, one thread.
-    """
-
-    parameter_count: int
-    size_bytes: int
-    download_bytes: int
-    mac_count: int
-    latency_ms: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Pruned:
-    """A pruned and fine-tuned net.
-
-    Attributes:
-        keras_bytes: The `.keras` file; `to_tflite` takes it once it is saved.
-        tflite: The same as a float32 flatbuffer.
-        before: What the original costs.
-        after: What the pruned net costs.
-        gate: The comparison with the original on the held-out rows.
-        steps: The rounds; the last one may have been refused.
-        channels: Channels before and after, for each layer that lost some.
-        sensitivity: For the scope `sensitivity`: layer to points of (share, added loss).
-    """
-
-    keras_bytes: bytes = field(repr=False)
-    tflite: bytes = field(repr=False)
-    before: NetSize
-    after: NetSize
-    gate: Gate
-    steps: tuple[PruneStep, ...]
-    channels: dict[str, tuple[int, int]]
-    sensitivity: dict[str, tuple[tuple[float, float], ...]]
-
-    @property
-    def share(self) -> float:
-        """The share that is gone: that of the last round that was good enough."""
-        return max(step.share for step in self.steps if step.kept)
-
-    def save(self, path: Path | str) -> Path:
-        """Write the `.keras` file, whole or not at all.
-
-        Raises:
-            ConfigError: The name does not end with `.keras`.
-            EnvironmentFaultError: The place cannot be written.
-        """
-        target = Path(path)
-        if target.suffix != ".keras":
-            raise ConfigError(
-                "a Keras model's file ends with .keras", where=str(path), advice="Name it so."
-            )
-        write_file(target, self.keras_bytes)
-        return target
 
 
 def prune(
@@ -253,7 +172,7 @@ def prune_magnitude(
     return _run(order, model, (X, y), held_out, progress)
 
 
-def _task(y: Any) -> Any:
+def _task(y: Any) -> Task:
     return "regression" if np.asarray(y).dtype.kind == "f" else "classification"
 
 
@@ -265,7 +184,7 @@ def _run(
     progress: Progress,
 ) -> Pruned:
     _check(order)
-    arrays = _arrays(order, *rows, held_out)
+    arrays = job_arrays(order, *rows, held_out)
     job = Path(tempfile.mkdtemp(prefix="fieldloop-prune-"))
     try:
         place_model(model, job)
@@ -282,7 +201,7 @@ def _run(
                 where="prune",
                 advice="Raise the budget, or check memory and TensorFlow with `fieldloop doctor`.",
             )
-        return _collected(job, arrays["x_held_out"])
+        return collected(job, arrays["x_held_out"])
     finally:
         shutil.rmtree(job, ignore_errors=True)
 
@@ -304,138 +223,3 @@ def _check(order: PruneJob) -> None:
             where="prune",
             advice="Give a share between 0 and 1 and positive numbers.",
         )
-
-
-def _arrays(
-    order: PruneJob, X: Any, y: Any, held_out: tuple[Any, Any] | None
-) -> dict[str, NDArray[Any]]:
-    rows, truth = _pair(order, X, y, "X")
-    if held_out is not None:
-        x_held_out, y_held_out = _pair(order, held_out[0], held_out[1], "held_out")
-        return {
-            "x_train": rows,
-            "y_train": truth,
-            "x_held_out": x_held_out,
-            "y_held_out": y_held_out,
-        }
-    shuffled = np.random.default_rng(order.seed).permutation(len(rows))
-    count = max(1, round(HELD_OUT_SHARE * len(rows)))
-    if len(rows) - count < 1:
-        raise DataError("one row is too few", where="X", advice="Give more rows.")
-    away, stay = shuffled[:count], shuffled[count:]
-    return {
-        "x_train": rows[stay],
-        "y_train": truth[stay],
-        "x_held_out": rows[away],
-        "y_held_out": truth[away],
-    }
-
-
-def _pair(order: PruneJob, X: Any, y: Any, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    try:
-        rows = np.asarray(X, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"the rows are no numbers: {error}", where=where, advice="Encode them first."
-        ) from error
-    truth = np.asarray(y)
-    if not len(rows) or len(rows) != len(truth):
-        raise DataError(
-            f"{len(rows)} rows and {len(truth)} answers do not fit",
-            where=where,
-            advice="Give one answer for each row.",
-        )
-    if order.task == "regression":
-        truth = truth.astype(np.float32)
-    elif truth.dtype.kind not in "iu" or truth.min() < 0:
-        raise DataError(
-            "the classes are no numbers from 0",
-            where=where,
-            advice="Give each row the number of its class in the order of the net's outputs.",
-        )
-    if not (np.isfinite(rows).all() and np.isfinite(truth).all()):
-        raise DataError("a value is missing or infinite", where=where, advice="Fill it in.")
-    return rows, truth
-
-
-def place_model(model: Any, job: Path) -> None:
-    """Put a live Keras model or a `.keras` file into a job's directory as `model.keras`.
-
-    Raises:
-        EnvironmentFaultError: The packages for nets are not installed.
-        DataError: The path is no `.keras` file.
-        UnsupportedError: The model cannot be saved.
-    """
-    if missing := missing_packages():
-        raise EnvironmentFaultError(
-            f"a net cannot be trained here: {missing}",
-            advice=f"Install the packages for nets: {INSTALL_DEEP}.",
-        )
-    if isinstance(model, (str, Path)):
-        if Path(model).suffix != ".keras" or not zipfile.is_zipfile(model):
-            raise DataError(
-                "this is not a .keras file, or a damaged one",
-                where=str(model),
-                advice="Save it with model.save('name.keras').",
-            )
-        shutil.copy(model, job / "model.keras")
-        return
-    try:
-        model.save(job / "model.keras")
-    except Exception as error:
-        raise UnsupportedError(
-            f"the Keras model cannot be saved: {last_line(str(error))}",
-            where=type(model).__name__,
-            advice="Call it once on some rows, and use layers that Keras can save.",
-        ) from error
-
-
-def _collected(job: Path, rows: NDArray[np.float32]) -> Pruned:
-    result = msgspec.json.decode((job / "result.json").read_bytes(), type=PruneResult)
-    kept = [step for step in result.steps if step.kept]
-    if not kept:
-        raise GateError(
-            f"the net loses too much already in the first round: {result.steps[0].gate.reason}",
-            where="prune",
-            advice="Take a smaller share, more steps or epochs, or allow a larger epsilon.",
-        )
-    before, after = ((job / f"{name}.tflite").read_bytes() for name in ("before", "after"))
-    slow, fast = _latencies((before, after), rows)
-    count = int(result.parameter_count)
-    return Pruned(
-        keras_bytes=(job / "pruned.keras").read_bytes(),
-        tflite=after,
-        before=_size(before, count, slow),
-        after=_size(after, kept[-1].parameter_count, fast),
-        gate=kept[-1].gate,
-        steps=result.steps,
-        channels=result.channels,
-        sensitivity=result.sensitivity,
-    )
-
-
-def _size(tflite: bytes, parameter_count: int, latency_ms: float) -> NetSize:
-    return NetSize(
-        parameter_count=parameter_count,
-        size_bytes=len(tflite),
-        download_bytes=len(zlib.compress(tflite, 9)),
-        mac_count=mac_count(tflite),
-        latency_ms=latency_ms,
-    )
-
-
-def _latencies(models: tuple[bytes, ...], rows: NDArray[np.float32]) -> list[float]:
-    """Time single rows in turns, so that whatever else the machine does hits all alike."""
-    engines = [open_engine(tflite) for tflite in models]
-    taken: list[list[int]] = [[] for _ in models]
-    try:
-        for number in range(_TIMED_RUNS):
-            row = rows[number % len(rows)][np.newaxis]
-            for engine, times in zip(engines, taken, strict=True):
-                start = time.perf_counter_ns()
-                engine.run([row.reshape(1, *engine.inputs[0].shape[1:])])
-                times.append(time.perf_counter_ns() - start)
-    finally:
-        for engine in engines:
-            engine.close()
-    return [float(np.median(times)) / 1e6 for times in taken]

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fieldloop_cloud.compile.api import to_tflite
+    from fieldloop_cloud.compile.explain import explain
     from fieldloop_cloud.compile.lowering import lowers, supported
     from fieldloop_cloud.data.dataset import Dataset
     from fieldloop_cloud.release.builder import bundle
     from fieldloop_cloud.release.microcontroller import export_c
     from fieldloop_cloud.select.advice import advise
     from fieldloop_cloud.train.distill.distill import distill
+    from fieldloop_cloud.train.lite_building import build_lite
     from fieldloop_cloud.train.nets import (
         Augmentation,
         NetSettings,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         train_net,
     )
     from fieldloop_cloud.train.prune.prune import prune, prune_magnitude
+    from fieldloop_cloud.train.qat_training import train_aware
     from fieldloop_cloud.train.run import Run
     from fieldloop_cloud.train.trainer import train
 
@@ -45,9 +48,11 @@ __all__ = [
     "Run",
     "__version__",
     "advise",
+    "build_lite",
     "bundle",
     "distill",
     "estimate",
+    "explain",
     "export_c",
     "lowers",
     "plan_net",
@@ -56,6 +61,7 @@ __all__ = [
     "supported",
     "to_tflite",
     "train",
+    "train_aware",
     "train_net",
 ]
 
@@ -65,9 +71,11 @@ _HOMES = {
     "NetSettings": "fieldloop_cloud.train.nets",
     "Run": "fieldloop_cloud.train.run",
     "advise": "fieldloop_cloud.select.advice",
+    "build_lite": "fieldloop_cloud.train.lite_building",
     "bundle": "fieldloop_cloud.release.builder",
     "distill": "fieldloop_cloud.train.distill.distill",
     "estimate": "fieldloop_cloud.train.nets",
+    "explain": "fieldloop_cloud.compile.explain",
     "export_c": "fieldloop_cloud.release.microcontroller",
     "lowers": "fieldloop_cloud.compile.lowering",
     "plan_net": "fieldloop_cloud.train.nets",
@@ -76,6 +84,7 @@ _HOMES = {
     "supported": "fieldloop_cloud.compile.lowering",
     "to_tflite": "fieldloop_cloud.compile.api",
     "train": "fieldloop_cloud.train.trainer",
+    "train_aware": "fieldloop_cloud.train.qat_training",
     "train_net": "fieldloop_cloud.train.nets",
 }
 

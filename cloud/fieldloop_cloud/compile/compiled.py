@@ -33,7 +33,9 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
         size_bytes: Of the flatbuffer; None if it could not be had.
         gate: The comparison with the float32 reference; None if it could not be had.
         arena_bytes: Memory for what is computed for a row.
-        latency_p50_ms: One row on this machine, median; None if it was not measured.
+        latency_p50_ms: One row on this machine, median, on the device's runtime where that is
+            installed here; None if it was not measured.
+        latency_by_runtime: The same for every runtime at hand that loads it.
         min_runtime: First TFLite version that has its ops.
         quantizer: What quantized it; the better of those that could.
         kept_float: Layers that stay in float.
@@ -47,6 +49,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     arena_bytes: int | None = None
     latency_p50_ms: float | None = None
+    latency_by_runtime: dict[str, float] = {}
     min_runtime: str = ""
     quantizer: str = ""
     kept_float: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ from fieldloop_cloud.compile.quantize import (
 )
 from fieldloop_cloud.compile.rungs import Attempt
 from fieldloop_cloud.release.targets import Target, version_tuple
-from fieldloop_cloud.train.measure import answers, answers_of_targets, latency
+from fieldloop_cloud.train.measure import answers, answers_of_targets, latencies
 
 MAX_ROWS = 5000
 """More rows than these are thinned out evenly; they prove far more than any usual epsilon."""
@@ -112,7 +112,9 @@ class Scale:
     def rung(self, compiled: Compiled, gate: Gate) -> Rung:
         """Measure a variant."""
         facts = inspect(compiled.tflite)
-        timed = latency(compiled.tflite, compiled.signature, self.rows)
+        timed = latencies(compiled.tflite, compiled.signature, self.rows)
+        runtime = self.target.runtime if self.target is not None else ""
+        mine = timed.get(runtime) or next(iter(timed.values()))
         misfit = self.misfit(compiled)
         return Rung(
             precision=compiled.precision,
@@ -120,7 +122,8 @@ class Scale:
             gate=gate,
             reason=f"{gate.reason}; but {misfit}" if misfit else gate.reason,
             arena_bytes=facts.arena_bytes,
-            latency_p50_ms=timed.p50_ms,
+            latency_p50_ms=mine.p50_ms,
+            latency_by_runtime={name: one.p50_ms for name, one in timed.items()},
             min_runtime=facts.min_runtime,
             quantizer=compiled.evidence.quantizer,
             kept_float=compiled.evidence.kept_float,

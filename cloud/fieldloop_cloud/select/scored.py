@@ -29,6 +29,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         over_budget: Why it does not fit the device; empty if it does.
         min_runtime: Lowest TFLite runtime that loads it.
         calibration_sha256: Hash of the calibration rows; empty if none were needed.
+        latency_by_runtime: Median latency in milliseconds on every runtime at hand.
         arena_bytes: Memory for what is computed for one row, without the kernels' own scratch.
         quantizer: What quantized a net; empty for float32 and for classical models.
         kept_float: Layers of a `mixed` net that stay in float.
@@ -52,6 +53,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     over_budget: str = ""
     min_runtime: str = ""
     calibration_sha256: str = ""
+    latency_by_runtime: dict[str, float] = {}
     arena_bytes: int = 0
     quantizer: str = ""
     kept_float: tuple[str, ...] = ()

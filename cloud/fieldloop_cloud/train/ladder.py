@@ -36,7 +36,7 @@ from fieldloop_cloud.release.targets import Target
 from fieldloop_cloud.select.choice import overruns
 from fieldloop_cloud.select.scored import Measured, Scored, Skipped
 from fieldloop_cloud.train.bench import Bench
-from fieldloop_cloud.train.measure import Answers, answers, latency
+from fieldloop_cloud.train.measure import Answers, answers, latencies
 from fieldloop_cloud.train.metrics import estimate
 
 
@@ -192,7 +192,8 @@ def _measured(
     trained: Trained, compiled: Compiled, said: Answers, gate: Gate, bench: Bench
 ) -> Measured:
     score = estimate(bench.metric, bench.validation.y, said.predicted, seed=bench.seed)
-    timed = latency(compiled.tflite, compiled.signature, bench.validation.X)
+    timings = latencies(compiled.tflite, compiled.signature, bench.validation.X)
+    timed = timings.get(bench.target.runtime) or next(iter(timings.values()))
     facts = inspect(compiled.tflite)
     is_calibrated = compiled.precision in INTEGER and compiled.evidence.quantizer != QAT
     return Measured(
@@ -209,6 +210,7 @@ def _measured(
         train_s=trained.train_s,
         gate=gate,
         min_runtime=facts.min_runtime,
+        latency_by_runtime={name: one.p50_ms for name, one in timings.items()},
         arena_bytes=facts.arena_bytes,
         quantizer=compiled.evidence.quantizer,
         kept_float=compiled.evidence.kept_float,

@@ -3,6 +3,7 @@
 Never through the scikit-learn or Keras object it came from: what is shipped is what is measured.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop.backends import available_backends, choose_backend
 from fieldloop.codec import Codec, dequantize
+from fieldloop.errors import CompatibilityError
 from fieldloop.interpreter import Engine, open_engine
 from fieldloop.signature import Signature
 from fieldloop.targets import target_views
@@ -100,11 +103,32 @@ def answers_of_targets(signature: Signature, said: Answers) -> tuple[Answers, ..
     )
 
 
-def latency(tflite: bytes, signature: Signature, X: NDArray[np.float32]) -> Latency:
+def latencies(tflite: bytes, signature: Signature, X: NDArray[np.float32]) -> dict[str, Latency]:
+    """Time single rows on every runtime at hand that loads the model, the usual one first.
+
+    Which precision is fastest depends on the runtime more than on the model. TensorFlow is left
+    out where there is another: it is no device's runtime, and takes seconds to import.
+    """
+    usual = choose_backend().name
+    others = [
+        one.name
+        for one in available_backends()
+        if one.usable and one.name not in (usual, "tensorflow")
+    ]
+    found = {usual: latency(tflite, signature, X)}
+    for name in others:
+        with contextlib.suppress(CompatibilityError):  # too old for one of its ops
+            found[name] = latency(tflite, signature, X, backend=name)
+    return found
+
+
+def latency(
+    tflite: bytes, signature: Signature, X: NDArray[np.float32], *, backend: str | None = None
+) -> Latency:
     """Time single rows: quantize, set, invoke, get; encoding and decoding are left out."""
     codec = Codec(signature)
     rows = rows_for(signature, X)
-    engine = open_engine(tflite)
+    engine = open_engine(tflite, backend=backend)
     try:
         for number in range(_WARM_UP):
             engine.run(codec.tensors(rows[number % len(rows)][np.newaxis]))

@@ -30,12 +30,13 @@ def _copies(dataset: Dataset, parts: Split) -> list[Leak]:
     ]
     if not pairs:
         return []
-    # A machine that stands still repeats itself, today as tomorrow: in time order that is no leak.
-    in_order = can_be_ordered(dataset)
+    # A machine that stands still repeats itself, and another machine, today as tomorrow: in time
+    # order and between groups that is no leak.
+    may_repeat = can_be_ordered(dataset) or dataset.groups is not None
     return [
         Leak(
             kind="copy",
-            stops=not in_order,
+            stops=not may_repeat,
             text=f"{len(pairs)} held-out rows are copies of training rows: {named_pairs(pairs)}.",
             advice="Remove the copies, or split with `split`, which keeps them together.",
             rows=tuple(pairs),
@@ -52,10 +53,14 @@ def _near_copies(dataset: Dataset, parts: Split) -> list[Leak]:
     ]
     if not pairs:
         return []
+    # Windows of groups that stand still are alike; pictures of one thing under two names are not.
+    may_repeat = can_be_ordered(dataset) or (
+        dataset.kind == "series" and dataset.groups is not None
+    )
     return [
         Leak(
             kind="near copy",
-            stops=not can_be_ordered(dataset),
+            stops=not may_repeat,
             text=f"{len(pairs)} held-out rows are nearly training rows: {named_pairs(pairs)}.",
             advice="Remove them, or name what belongs together with --group COLUMN (pictures of "
             "one object, readings of one machine).",

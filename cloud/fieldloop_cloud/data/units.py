@@ -1,6 +1,8 @@
 """Units: rows that a split must not tear apart, and the strata whose shares it keeps.
 
 A unit is a group with every exact copy of its rows; two groups with a row in common are one unit.
+Where that would tie most groups together (every machine has the same idle reading), groups alone
+are the units, and copies in other groups are reported by the leakage check.
 """
 
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ _PLAIN_SHARE = 20
 
 _TIE = 0.05
 """Weight of what a part lacks over all strata, next to what it lacks in this one."""
+
+_MOST_TIED = 0.4
+"""Groups that copies tie into a unit of more than this share leave nothing to split."""
 
 Rows = NDArray[np.int64]
 """Row numbers, or a number for each row."""
@@ -47,7 +52,11 @@ def units(dataset: Dataset) -> Rows:
     size = count + int(groups.max()) + 1
     edges = coo_array((np.ones(len(copies)), (copies, count + groups)), shape=(size, size))
     joined: Rows = connected_components(edges, directed=False)[1][copies].astype(np.int64)
-    return np.unique(joined, return_inverse=True)[1].astype(np.int64)
+    tied = np.unique(joined, return_inverse=True)[1].astype(np.int64)
+    largest, alone = np.bincount(tied).max(), np.bincount(groups).max()
+    if largest > _MOST_TIED * len(dataset) and largest > alone:
+        return groups.astype(np.int64)
+    return tied
 
 
 def strata(dataset: Dataset) -> Rows:

@@ -97,6 +97,14 @@ def test_in_time_order_repetition_is_reported_and_does_not_stop():
     assert (leak.kind, leak.stops, len(leak.rows)) == ("copy", False, 10)
 
 
+def test_idle_machines_that_look_alike_are_reported_and_do_not_stop():
+    _, X, y = noise()
+    X[::10] = 0.0
+    data = related(from_arrays(X, y), groups=np.arange(300) // 10)
+    (leak,) = check_leakage(data, split(data))
+    assert (leak.kind, leak.stops) == ("copy", False)
+
+
 def test_a_group_on_two_sides_stops():
     _, X, y = noise()
     data = from_arrays(X, y)

@@ -21,7 +21,7 @@ $(READY): constraints.txt pyproject.toml sdk/pyproject.toml device/pyproject.tom
 	  || { echo "fieldloop is developed on Python 3.11: install it or set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e sdk -e device -e 'cloud[deep]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e sdk -e device -e 'cloud[deep,postgres]' --group dev
 	@touch $@
 
 demo: $(READY)

@@ -24,6 +24,12 @@ from fieldloop_cloud.cli.train import STUDY_VARIABLE
     help="The run's `study` directory as this machine sees it, where it has another path here.",
 )
 @click.option("--trials", type=click.IntRange(min=1), help="Leave after so many trials.")
+@click.option(
+    "--ray",
+    "ray_workers",
+    type=click.IntRange(min=1),
+    help="Run so many workers on the Ray cluster that this machine belongs to.",
+)
 @json_option
 def worker_command(
     *,
@@ -31,6 +37,7 @@ def worker_command(
     name: str | None,
     files: Path | None,
     trials: int | None,
+    ray_workers: int | None,
     as_json: bool,
 ) -> None:
     """Work on a search until it is done.
@@ -39,18 +46,15 @@ def worker_command(
     database and the run's directory can be reached. Rows and results are checked against the
     hashes that the study names.
     """
-    from fieldloop_cloud.select.search.worker import (  # noqa: PLC0415 - optuna loads slowly
-        run_worker,
-    )
+    from fieldloop_cloud.select.search.loop import Worked  # noqa: PLC0415 - optuna loads slowly
+    from fieldloop_cloud.select.search.on_ray import run_on_ray  # noqa: PLC0415 - as above
+    from fieldloop_cloud.select.search.worker import run_worker  # noqa: PLC0415 - as above
 
-    with progress_bar("worker") as progress:
-        worked = run_worker(
-            study,
-            name=name,
-            files=files,
-            most=trials,
-            progress=progress,
-        )
+    if ray_workers is not None:
+        worked = Worked(run_on_ray(study, workers=ray_workers, name=name, files=files))
+    else:
+        with progress_bar("worker") as progress:
+            worked = run_worker(study, name=name, files=files, most=trials, progress=progress)
     summary = {"trials": worked.trial_count, "interrupted": worked.interrupted}
 
     def say(console: Console) -> None:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import time
 
+import joblib
 import numpy as np
 import optuna
 import pytest
@@ -19,6 +21,8 @@ from fieldloop_cloud.release.targets import load_target
 from fieldloop_cloud.select.candidates import portfolio
 from fieldloop_cloud.select.search.evaluator import Evaluator, leased_evaluator
 from fieldloop_cloud.select.search.files import get, load_bench, put, save_bench
+from fieldloop_cloud.select.search.fold_backend import active_backend, folds_on
+from fieldloop_cloud.select.search.on_ray import run_on_ray
 from fieldloop_cloud.select.search.orders import Order
 from fieldloop_cloud.select.search.screening import rungs
 from fieldloop_cloud.select.search.search import LOCAL_NAME, SearchPlan, search
@@ -294,3 +298,30 @@ def test_many_rows_are_screened_on_few_and_the_best_goes_on(tmp_path):
     known = sum(len(c.portfolio) for c in portfolio(("naive-bayes", "tree", "logistic")))
     assert best.params in [t.params for t in opened.study.get_trials()[known : known + 3]]
     assert len(opened.study.get_trials()) == known + 12
+
+
+def test_the_callers_joblib_backend_reaches_the_folds():
+    assert active_backend() is None
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        given = active_backend()
+        found = search(
+            portfolio(("k-nearest",)),
+            bench_for(Dataset.load("sklearn:iris"), strategy="80-20"),
+            SearchPlan(),
+            out=None,
+        )
+    assert (given.name, given.n_jobs) == ("threading", 2)
+    with folds_on(given):
+        backend, n_jobs = joblib.parallel.get_active_backend()
+    assert (type(backend).__name__, n_jobs) == ("ThreadingBackend", 2)
+    assert found.front[0].held_out is not None
+
+
+def test_without_ray_its_remedy_is_named():
+    if importlib.util.find_spec("ray") is not None:
+        pytest.skip("Ray is installed here")
+    errors = importlib.import_module("fieldloop.errors")
+    with pytest.raises(
+        errors.EnvironmentFaultError, match=r"Ray is not.*pip install 'ray\[tune\]'"
+    ):
+        run_on_ray("postgresql://a:secret@h/d", workers=2)

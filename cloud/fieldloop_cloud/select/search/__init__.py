@@ -6,5 +6,7 @@ the study's directory; the study itself holds settings, scores and hashes. Nothi
 
 `files` rows and results on disk; `orders` what parent and child say to each other; `child` the
 process that trains; `evaluator` its keeper; `storage` where studies live; `spec` what a study is
-about; `objective` one trial; `loop` trial after trial; `front` what came of it.
+about; `objective` one trial; `limits` what is known before it; `screening` trials on few rows;
+`loop` trial after trial; `front` what came of it; `search` all of it, from `train`; `worker` and
+`on_ray` the same on other machines.
 """

@@ -18,6 +18,7 @@ from fieldloop_cloud.compile.worker import report
 from fieldloop_cloud.select.candidates import portfolio
 from fieldloop_cloud.select.scored import Measured
 from fieldloop_cloud.select.search.files import load_bench, put, put_arrays
+from fieldloop_cloud.select.search.fold_backend import folds_on
 from fieldloop_cloud.select.search.orders import RESULT_MARK, Order, Outcome, Reply, Variant
 from fieldloop_cloud.train.bench import Bench
 from fieldloop_cloud.train.measure import Answers
@@ -74,7 +75,8 @@ def _answer(order: Order, shelf: _Shelf) -> Reply:
         if order.row_count is not None:
             score = screen(candidate, order.settings, bench, row_count=order.row_count)
             return Reply(score=score)
-        end = run_trial(candidate, order.settings, bench, to_beat=order.to_beat)
+        with folds_on(order.folds_on):
+            end = run_trial(candidate, order.settings, bench, to_beat=order.to_beat)
         return Reply(outcome_sha256=_kept(end, Path(order.files)))
     except FieldloopError as error:
         return Reply(reason=str(error))

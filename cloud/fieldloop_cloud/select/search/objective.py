@@ -17,6 +17,7 @@ from fieldloop_cloud.select.choice import NEGLIGIBLE_LATENCY, cost, device_laten
 from fieldloop_cloud.select.scored import Measured
 from fieldloop_cloud.select.search.evaluator import Evaluator
 from fieldloop_cloud.select.search.files import get
+from fieldloop_cloud.select.search.fold_backend import active_backend
 from fieldloop_cloud.select.search.limits import early_overruns
 from fieldloop_cloud.select.search.orders import Order, Outcome
 from fieldloop_cloud.select.search.spec import OpenStudy
@@ -70,6 +71,7 @@ class Objective:
                 settings=settings,
                 left_s=limit_s,
                 to_beat=best_score(self.opened.study),
+                folds_on=active_backend(),
             ),
             progress=self.progress,
         )

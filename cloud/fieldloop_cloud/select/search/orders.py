@@ -8,6 +8,7 @@ from fieldloop.signature import Signature
 from fieldloop_cloud.compile.compiled import Evidence
 from fieldloop_cloud.select.candidates import Settings
 from fieldloop_cloud.select.scored import Measured, Skipped
+from fieldloop_cloud.select.search.fold_backend import FoldBackend
 
 RESULT_MARK = "fieldloop-result "
 
@@ -23,6 +24,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         left_s: Seconds until the process is killed.
         row_count: Fit on so many training rows and only score; None for the whole trial.
         to_beat: Best score so far.
+        folds_on: Where folds are fitted; None for one after the other.
     """
 
     files: str
@@ -32,6 +34,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     left_s: float
     row_count: int | None = None
     to_beat: float | None = None
+    folds_on: FoldBackend | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,7 +91,7 @@ def test_a_group_never_stands_in_two_parts(data, strategy, seed):
     made = split_or_reject(data, strategy=strategy, seed=seed, inner_count=2)
     assert made.kept == "groups"
     assert_partition(made, data)
-    assert never_shared(units(data), parts_of(made))
+    assert never_shared(units(data), (made.development, made.test))
     assert never_shared(data.groups, parts_of(made))
     for fold in made.folds:
         assert never_shared(data.groups, (fold.train, fold.validation))

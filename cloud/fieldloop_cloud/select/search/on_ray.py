@@ -66,7 +66,9 @@ def run_on_ray(
         tuner = tune.Tuner(
             tune.with_resources(one_worker, {"cpu": 1}),
             param_space={"number": tune.grid_search(list(range(workers)))},
-            run_config=tune.RunConfig(failure_config=tune.FailureConfig(max_failures=_RESTARTS)),
+            run_config=tune.RunConfig(
+                verbose=0, failure_config=tune.FailureConfig(max_failures=_RESTARTS)
+            ),
         )
         results = tuner.fit()
     finally:

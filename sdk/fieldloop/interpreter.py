@@ -8,11 +8,7 @@ tflite-runtime imports well beside a NumPy that it cannot work with.
 An engine takes verified *bytes*: a file is memory-mapped and may change under its path.
 """
 
-import importlib
-import os
-import re
 import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -20,24 +16,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop.backends import BackendInfo, choose_backend, install_command
-from fieldloop.errors import (
-    CompatibilityError,
-    ConfigError,
-    EnvironmentFaultError,
-    ModelRuntimeError,
-    SignatureError,
-)
+from fieldloop.backends import BackendInfo, choose_backend
+from fieldloop.errors import ModelRuntimeError, SignatureError
+from fieldloop.native import RunOptions, construct, translate
 
 TFLITE_IDENTIFIER = b"TFL3"
 """The flatbuffer's file identifier, bytes 4 to 8."""
-
-_MODULES = {
-    "tflite-runtime": "tflite_runtime.interpreter",
-    "ai-edge-litert": "ai_edge_litert.interpreter",
-    "tensorflow": "tensorflow.lite.python.interpreter",
-}
-"""Where each backend keeps the `Interpreter` class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,48 +69,47 @@ class Engine(Protocol):
         """Release the model; closing twice is allowed."""
 
 
-def open_engine(model: bytes, *, backend: str | None = None, num_threads: int = 1) -> Engine:
+def open_engine(
+    model: bytes,
+    *,
+    backend: str | None = None,
+    num_threads: int = 1,
+    xnnpack: bool = True,
+    delegate: str = "",
+) -> Engine:
     """Load a TFLite flatbuffer.
 
     Args:
         model: The flatbuffer's bytes; verify them first if they came from outside.
         backend: As in `choose_backend`.
-        num_threads: Threads for one model; never more than this process has cores, because that
-            makes a model 40 times slower.
+        num_threads: Threads for one model. More than this process has cores make a model 40 times
+            slower, so there are never more, and a warning says so.
+        xnnpack: Whether float work is given to XNNPACK.
+        delegate: Path of an external delegate's shared library; empty for none.
 
     Raises:
         ConfigError: An unknown backend, or fewer than one thread.
-        EnvironmentFaultError: No usable runtime is installed.
+        EnvironmentFaultError: No usable runtime is installed, or the delegate cannot be loaded.
         CompatibilityError: The model needs an op that the runtime does not have.
         ModelRuntimeError: The bytes are no model, or the runtime cannot load them.
     """
-    if num_threads < 1:
-        raise ConfigError("a model needs at least one thread", advice="Use num_threads=1.")
     if model[4:8] != TFLITE_IDENTIFIER:
         raise ModelRuntimeError(
             "these bytes are not a TFLite model", advice="Give the content of a .tflite file."
         )
-    chosen = choose_backend(backend)
-    threads = min(num_threads, _core_count())
-    return _InterpreterEngine(model, chosen, threads)
-
-
-def _core_count() -> int:
-    # What this process may use, where the system says so: a container's share, not the machine's.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    options = RunOptions(num_threads=num_threads, xnnpack=xnnpack, delegate=delegate)
+    return _InterpreterEngine(model, choose_backend(backend), options)
 
 
 class _InterpreterEngine:
     """`Engine` over the `Interpreter` class that all three runtimes share."""
 
-    def __init__(self, model: bytes, backend: BackendInfo, num_threads: int) -> None:
+    def __init__(self, model: bytes, backend: BackendInfo, options: RunOptions) -> None:
         self.backend = f"{backend.name} {backend.version}"
         # Kept alive: the interpreter points into these bytes.
         self._model = model
         self._lock = threading.Lock()
-        self._interpreter: Any = _construct(model, backend, num_threads)
+        self._interpreter: Any = construct(model, backend, options)
         # Looked up once: asking for details costs more than a small model's whole inference.
         try:
             inputs = self._interpreter.get_input_details()
@@ -135,7 +118,7 @@ class _InterpreterEngine:
             self.outputs = tuple(_tensor_info(details) for details in outputs)
         except (RuntimeError, ValueError, TypeError) as error:
             # Names that are no text, types that NumPy does not have: a corrupt file.
-            raise _translate(error, self.backend) from error
+            raise translate(error, self.backend) from error
         self._input_indexes = tuple(details["index"] for details in inputs)
         self._output_indexes = tuple(details["index"] for details in outputs)
         # What the interpreter is allocated for right now: shape and dtype of each input; None when
@@ -163,7 +146,7 @@ class _InterpreterEngine:
                 return tuple(map(interpreter.get_tensor, self._output_indexes))
             except (RuntimeError, ValueError) as error:
                 self._allocated = None
-                raise _translate(error, self.backend) from error
+                raise translate(error, self.backend) from error
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -189,7 +172,7 @@ class _InterpreterEngine:
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             self._allocated = None
-            raise _translate(error, self.backend) from error
+            raise translate(error, self.backend) from error
         self._allocated = [(tensor.shape, tensor.dtype) for tensor in tensors]
 
     def _empty(self) -> tuple[NDArray[Any], ...]:
@@ -252,45 +235,4 @@ def _tensor_info(details: dict[str, Any]) -> TensorInfo:
         name=str(details["name"]),
         shape=tuple(int(size) for size in shape),
         dtype=np.dtype(details["dtype"]).name,
-    )
-
-
-def _construct(model: bytes, backend: BackendInfo, num_threads: int) -> Any:
-    try:
-        module = importlib.import_module(_MODULES[backend.name])
-        with warnings.catch_warnings():
-            # TensorFlow announces here that its interpreter moves to LiteRT: that is us already.
-            warnings.simplefilter("ignore")
-            interpreter = module.Interpreter(model_content=model, num_threads=num_threads)
-        interpreter.allocate_tensors()
-    except ImportError as error:
-        raise EnvironmentFaultError(
-            f"{backend.name} {backend.version} cannot be imported: {error}",
-            advice=f"Install it again. {install_command(backend.name)}",
-        ) from error
-    except (RuntimeError, ValueError, SystemError) as error:
-        raise _translate(error, f"{backend.name} {backend.version}") from error
-    return interpreter
-
-
-_MISSING_BUILTIN = re.compile(r"Didn't find op for builtin opcode '(\w+)' version '(\d+)'")
-_MISSING_CUSTOM = re.compile(r"unresolved custom op: (\S+?)\.?(?:\s|$)|(Select TensorFlow op)")
-
-
-def _translate(error: Exception, backend: str) -> CompatibilityError | ModelRuntimeError:
-    text = " ".join(str(error).split())
-    if builtin := _MISSING_BUILTIN.search(text):
-        return CompatibilityError(
-            f"the model needs op {builtin[1]} in version {builtin[2]}, which {backend} lacks",
-            advice="Update the runtime, or compile the model for this device's runtime.",
-        )
-    if custom := _MISSING_CUSTOM.search(text):
-        return CompatibilityError(
-            f"the model needs the custom op {custom[1] or 'of Select TensorFlow ops'}, "
-            f"which {backend} lacks",
-            advice="Compile the model with builtin ops only.",
-        )
-    return ModelRuntimeError(
-        f"{backend} failed: {text[:300]}",
-        advice="Check that the model is whole and that the tensors fit it.",
     )

@@ -1,16 +1,19 @@
 """Choosing a runtime and loading models that it cannot run."""
 
+import ctypes
 import os
+import shutil
 import subprocess
 import sys
 
 import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 from tests.support import runtimes, tiny_models
 
-from fieldloop import backends, interpreter
+from fieldloop import backends
 from fieldloop.backends import available_backends, choose_backend
 from fieldloop.errors import (
     CompatibilityError,
@@ -162,19 +165,107 @@ def test_a_custom_op_is_named(name, said):
         open_engine(changed(make_custom(name)), backend="ai-edge-litert")
 
 
-def test_threads_are_at_least_one_and_never_more_than_cores(monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """What the runtime's own class was asked for."""
+    seen = []
+    original = litert.Interpreter
+
+    def remember(**options):
+        seen.append(options)
+        return original(**options)
+
+    monkeypatch.setattr(litert, "Interpreter", remember)
+    return seen
+
+
+def test_threads_are_at_least_one_and_never_more_than_cores(asked, caplog):
     with pytest.raises(ConfigError, match="one thread"):
         open_engine(MODEL, num_threads=0)
-    seen = []
-    construct = interpreter._construct
-    monkeypatch.setattr(
-        interpreter,
-        "_construct",
-        lambda model, backend, threads: seen.append(threads) or construct(model, backend, threads),
-    )
     open_engine(MODEL, num_threads=1)
+    assert not caplog.text
     open_engine(MODEL, num_threads=10_000)
-    assert seen == [1, len(os.sched_getaffinity(0))]
+    cores = len(os.sched_getaffinity(0))
+    assert [item["num_threads"] for item in asked] == [1, cores]
+    assert f"10000 threads were asked for, {cores} cores" in caplog.text
+
+
+def test_xnnpack_can_be_switched_off(asked):
+    ones = np.ones((2, 3), dtype=np.float32)
+    answers = [open_engine(MODEL, xnnpack=on).run([ones, ones])[0] for on in (True, False)]
+    np.testing.assert_array_equal(*answers)
+    kinds = litert.OpResolverType
+    assert [item["experimental_op_resolver_type"] for item in asked] == [
+        kinds.AUTO,
+        kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    ]
+
+
+# As in tensorflow/lite/delegates/external: what a runtime needs of a delegate's library.
+DELEGATE = r"""
+#include <stdint.h>
+struct Delegate {
+  void* data;
+  int (*prepare)(void*, struct Delegate*);
+  void* copying[3];
+  int64_t flags;
+  void* builder;
+};
+static int prepared_count = 0;
+int prepared(void) { return prepared_count; }
+static int prepare(void* context, struct Delegate* self) { ++prepared_count; return RESULT; }
+static struct Delegate only = {0, prepare, {0, 0, 0}, 0, 0};
+void* tflite_plugin_create_delegate(char** keys, char** values, int count, void (*report)(char*)) {
+  return &only;
+}
+void tflite_plugin_destroy_delegate(void* delegate) {}
+"""
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory):
+    """Shared libraries: a delegate that takes over nothing, one that fails, and no delegate."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    folder = tmp_path_factory.mktemp("delegates")
+    sources = {
+        "idle": DELEGATE.replace("RESULT", "0"),
+        "failing": DELEGATE.replace("RESULT", "1"),
+        "none": "int tflite_plugin_create_delegate(void) { return 0; }",
+    }
+    for name, source in sources.items():
+        (folder / f"{name}.c").write_text(source)
+        command = ["gcc", "-shared", "-fPIC", "-o", f"{name}.so", f"{name}.c"]
+        subprocess.run(command, cwd=folder, check=True)
+    return folder
+
+
+def test_an_external_delegate_is_asked(libraries):
+    path = str(libraries / "idle.so")
+    ones = np.ones((2, 3), dtype=np.float32)
+    engine = open_engine(MODEL, delegate=path)
+    assert ctypes.CDLL(path).prepared() >= 1
+    assert engine.run([ones, ones])[0].tolist() == [[2.0] * 3] * 2
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.so", "lacks tflite_plugin_destroy_delegate"),
+        ("missing.so", "cannot open shared object"),
+        ("none.c", "invalid ELF header|file too short"),
+    ],
+)
+def test_a_library_that_is_no_delegate_is_refused(libraries, name, said):
+    with pytest.raises(EnvironmentFaultError, match=said) as caught:
+        open_engine(MODEL, delegate=str(libraries / name))
+    assert caught.value.where.endswith(name)
+
+
+def test_a_delegate_that_fails_is_an_error(libraries):
+    with pytest.raises(ModelRuntimeError, match=r"ai-edge-litert.*failed"):
+        open_engine(MODEL, delegate=str(libraries / "failing.so"))
 
 
 def test_a_failing_invoke_is_an_error_and_the_engine_goes_on():

@@ -180,9 +180,14 @@ def noise(dataset: Dataset, probes: tuple[Probe, ...], *, seed: int = 0) -> Nois
     low = (count - 1) / count * (1 - math.sqrt(inside))
     high = max(min(wrong, 1 - best), 0.0)
     low = min(low, high)
+    expected = (
+        "expect no model on these features to do much better"
+        if data.kind == "tabular"
+        else "a net that looks at neighbourhoods may still tell them"
+    )
     text = (
         f"Between about {low:.1%} and {high:.1%} of the rows cannot be told by the rows nearest to "
-        "them: expect no model on these features to do much better."
+        f"them: {expected}."
     )
     return Noise(low=low, high=high, sentence=text)
 

@@ -33,12 +33,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: `classical`, `deep` or `transfer`.
         reasons: Why, one sentence each.
-        candidates: Names to give to `train`; empty for all that suit the data.
     """
 
     name: RouteName
     reasons: tuple[str, ...]
-    candidates: tuple[str, ...] = ()
 
 
 class Aim(msgspec.Struct, frozen=True, kw_only=True):

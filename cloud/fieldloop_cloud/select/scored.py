@@ -34,7 +34,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         quantizer: What quantized a net; empty for float32 and for classical models.
         kept_float: Layers of a `mixed` net that stay in float.
         warnings: What makes the ranges of the integers doubtful.
-        trial: Number of its trial in the search; 0 for the candidate's best one.
+        trial: Number of its trial in the search, from 1; 0 for the candidate's best one.
         criteria: What information criteria and bounds say of the fitted model, or why nothing.
     """
 

@@ -22,6 +22,7 @@ from fieldloop_cloud.select.candidates import portfolio
 from fieldloop_cloud.select.search.evaluator import Evaluator, leased_evaluator
 from fieldloop_cloud.select.search.files import get, load_bench, put, save_bench
 from fieldloop_cloud.select.search.fold_backend import active_backend, folds_on
+from fieldloop_cloud.select.search.front import read_front
 from fieldloop_cloud.select.search.on_ray import run_on_ray
 from fieldloop_cloud.select.search.orders import Order
 from fieldloop_cloud.select.search.screening import rungs
@@ -325,3 +326,14 @@ def test_without_ray_its_remedy_is_named():
         errors.EnvironmentFaultError, match=r"Ray is not.*pip install 'ray\[tune\]'"
     ):
         run_on_ray("postgresql://a:secret@h/d", workers=2)
+
+
+def test_a_trial_on_the_front_has_a_name_of_its_own(searched):
+    """The very first trial too, when another of its family is better."""
+    _, out = searched[0]
+    opened = join_study(str(out / "study"), name=LOCAL_NAME)
+    front, _ = read_front(opened, load_target("x86"))
+    names = [item.name for item in front]
+    assert len(set(names)) == len(names)
+    firsts = {item.name for item in front if item.trial == 0 and item.precision == "float32"}
+    assert firsts == {f"{name}.float32" for name in FAST}

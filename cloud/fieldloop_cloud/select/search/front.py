@@ -29,7 +29,7 @@ def read_front(opened: OpenStudy, target: Target) -> tuple[tuple[Scored, ...], t
     for number in shown:
         outcome = outcomes[number]
         family = outcome.variants[0].measured.candidate
-        trial = 0 if best[family] == number else number
+        trial = 0 if best[family] == number else number + 1
         front += [_scored(opened, item, trial) for item in outcome.variants]
         if trial == 0:
             skipped += outcome.skipped

@@ -83,7 +83,7 @@ class Objective:
         spec = self.opened.spec
         planned = spec.known_count + (spec.trial_count or 0)
         fraction = min(1.0, trial.number / max(planned, trial.number + 1))
-        self.progress("trial", fraction, f"trial {trial.number}: {candidate.name}")
+        self.progress("trial", fraction, f"trial {trial.number + 1}: {candidate.name}")
 
     def _recorded(self, trial: optuna.Trial, sha256: str) -> tuple[float, float, float]:
         outcome = read_outcome(self.opened, sha256)

@@ -17,6 +17,7 @@ from fieldloop_cloud.select.candidates import portfolio
 from fieldloop_cloud.select.search.storage import (
     HEARTBEAT_S,
     close_storage,
+    is_url,
     open_storage,
     quiet_optuna,
     set_heartbeat,
@@ -160,6 +161,12 @@ def join_study(
         ConfigError: No such study, or several and no name.
         DataError: The study was not made by fieldloop, or by another version.
     """
+    if not is_url(place) and not (Path(place) / "journal.log").exists():
+        raise ConfigError(
+            "there is no search here",
+            where=place,
+            advice="Name the `study` directory of a run, or a database's URL.",
+        )
     storage = open_storage(place)
     with quiet_optuna():
         names = [n for n in optuna.get_all_study_names(storage) if not n.endswith(_SCREENING)]

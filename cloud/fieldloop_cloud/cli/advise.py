@@ -1,5 +1,7 @@
 """`fieldloop advise`: what the data say before anything is trained."""
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,14 +72,15 @@ def advise_command(
         )
     if out is not None:
         write_advice_report(advice, out)
+    following = next_command(advice, data, source)
     emit(
-        advice_summary(advice, data, out),
+        advice_summary(advice, following, out),
         as_json=as_json,
-        text=lambda console: show_advice(advice, data, out, console),
+        text=lambda console: show_advice(advice, following, out, console),
     )
 
 
-def advice_summary(advice: "Advice", source: str, out: Path | None) -> dict[str, object]:
+def advice_summary(advice: "Advice", following: str, out: Path | None) -> dict[str, object]:
     """Return the advice as plain data."""
     from fieldloop_cloud.report.advice import (  # noqa: PLC0415 - as above
         headline,
@@ -91,12 +94,12 @@ def advice_summary(advice: "Advice", source: str, out: Path | None) -> dict[str,
         **told,
         "split_sentences": list(split_sentences(advice)),
         "purchases": list(purchases(advice.curve)),
-        "next": _next(advice, source),
+        "next": following,
         "report": plain(out),
     }
 
 
-def show_advice(advice: "Advice", source: str, out: Path | None, console: Console) -> None:
+def show_advice(advice: "Advice", following: str, out: Path | None, console: Console) -> None:
     """Print the advice."""
     from fieldloop_cloud.report.advice import (  # noqa: PLC0415 - as above
         NOTHING_TO_FORECAST,
@@ -129,7 +132,7 @@ def show_advice(advice: "Advice", source: str, out: Path | None, console: Consol
     labels = purchases(curve) or ((curve.refusal if curve else NOTHING_TO_FORECAST),)
     _section(console, "labels", labels)
     _section(console, "first", advice.warnings)
-    console.print(f"next: {_next(advice, source)}", markup=False)
+    console.print(f"next: {following}", markup=False)
     if out is not None:
         console.print(f"page: {out}", markup=False)
 
@@ -139,11 +142,19 @@ def _section(console: Console, name: str, sentences: tuple[str, ...]) -> None:
         console.print(f"{name if number == 0 else '':8}{sentence}", markup=False)
 
 
-def _next(advice: "Advice", source: str) -> str:
-    has_target = source.endswith((".csv", ".tsv", ".txt", ".parquet"))
-    target = " --target COLUMN" if has_target else ""
-    options = f"--split auto --budget {advice.budget_s:.0f}s -o runs/NAME"
-    return f"fieldloop train {source}{target} {options}"
+def next_command(advice: "Advice", data: str, source: Mapping[str, object]) -> str:
+    """Return the command that trains as advised, with the options that the data were read with."""
+    words = ["fieldloop", "train", data]
+    for name, value in source.items():
+        option = f"--{name.replace('_', '-')}"
+        if name in ("drop", "categorical") and isinstance(value, tuple):
+            words += [word for item in value for word in (option, str(item))]
+        elif isinstance(value, tuple):
+            words += [option, *(str(item) for item in value)]
+        elif value is not None:
+            words += [option, str(value)]
+    words += ["--split", "auto", "--budget", f"{advice.budget_s:.0f}s", "-o", "runs/NAME"]
+    return shlex.join(words)
 
 
 def _bar(score: float, width: int = 20) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.neighbors import fingerprints
@@ -27,6 +28,7 @@ _FOLDS = 4
 _FEW_CLASSES = 50
 _MAX_LOGISTIC_CELLS = 2e8
 _NEIGHBOURS = 5
+_NEXT_TO_NOTHING = 0.002
 
 ProbeName = Literal["guess", "line", "neighbours", "forest"]
 
@@ -180,6 +182,10 @@ def noise(dataset: Dataset, probes: tuple[Probe, ...], *, seed: int = 0) -> Nois
     low = (count - 1) / count * (1 - math.sqrt(inside))
     high = max(min(wrong, 1 - best), 0.0)
     low = min(low, high)
+    if high < _NEXT_TO_NOTHING:
+        return Noise(
+            low=low, high=high, sentence="The rows nearest to a row tell nearly every answer."
+        )
     expected = (
         "expect no model on these features to do much better"
         if data.kind == "tabular"
@@ -192,14 +198,20 @@ def noise(dataset: Dataset, probes: tuple[Probe, ...], *, seed: int = 0) -> Nois
     return Noise(low=low, high=high, sentence=text)
 
 
-def _nearest(data: Dataset) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _nearest(data: Dataset) -> NDArray[np.int64]:
+    """Return the nearest other row of each, of another group where there are groups."""
     from sklearn.neighbors import NearestNeighbors  # noqa: PLC0415 - slow to load
 
     prints = fingerprints(data)
     if not prints.shape[1]:
         return np.roll(np.arange(len(data)), 1)
-    found = NearestNeighbors(n_neighbors=2).fit(prints).kneighbors(return_distance=False)
-    return np.asarray(found[:, 0], dtype=np.int64)
+    groups = np.arange(len(data)) if data.groups is None else data.groups
+    most = int(np.unique(groups, return_counts=True)[1].max())
+    count = min(len(data), most + 1)
+    found = NearestNeighbors(n_neighbors=count).fit(prints).kneighbors(prints)[1]
+    foreign = groups[found] != groups[:, np.newaxis]
+    first = np.where(foreign.any(axis=1), foreign.argmax(axis=1), count - 1)
+    return np.asarray(found[np.arange(len(data)), first], dtype=np.int64)
 
 
 def _sample(dataset: Dataset, seed: int) -> Dataset:

@@ -40,7 +40,7 @@ def test_advice_in_words_and_as_a_page(tmp_path, readings):
         "what cheap models reach",
         "more labels ≈",
         "Rows for an interval of so many points",
-        "--target COLUMN --split auto",
+        "--target state --drop at --group machine --split auto",
     ):
         assert said in done.out
     assert "<h2>What more labels would buy</h2>" in page.read_text()

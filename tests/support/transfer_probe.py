@@ -14,7 +14,7 @@ from fieldloop_cloud.train.nets.build import build
 from fieldloop_cloud.train.nets.optimizers import make_optimizer
 from fieldloop_cloud.train.nets.phases import phases
 from fieldloop_cloud.train.nets.settings import NetSettings
-from fieldloop_cloud.train.transfer.families import FAMILIES
+from fieldloop_cloud.train.transfer.families import FAMILIES, family_of
 from fieldloop_cloud.train.transfer.pixels import pixels
 from fieldloop_cloud.train.transfer.plan import TransferPlan
 from fieldloop_cloud.train.transfer.stages import cut_at, stages
@@ -47,7 +47,7 @@ def smallest(family, **options):
 @asked
 def preprocessing(job):
     """Deviation of the folded pixels from each family's own preprocess_input."""
-    import keras
+    import keras  # noqa: PLC0415 - only this process loads it
 
     random = np.random.default_rng(0)
     colour = random.random((2, 80, 80, 3), dtype=np.float32)
@@ -88,7 +88,7 @@ def cuts(job):
 @asked
 def sources(job):
     """What each kind of weights file gives."""
-    import keras
+    import keras  # noqa: PLC0415 - only this process loads it
 
     plan = smallest(FAMILIES[1], height=32, width=32, cut="stage4")
     net = untrained(plan)
@@ -141,7 +141,7 @@ def sources(job):
 @asked
 def training(job, weights):
     """What the phases train, how far a step goes, and what training mode changes."""
-    import keras
+    import keras  # noqa: PLC0415 - only this process loads it
 
     keras.utils.set_random_seed(0)
     fields = {"height": 8, "width": 8, "channels": 1, "alpha": 0.35, "side": 32, "cut": "stage3"}
@@ -178,8 +178,6 @@ def training(job, weights):
 @asked
 def untrained_nets(job, members):
     """Save a net of each member with drawn weights; its batch statistics are of these rows."""
-    from fieldloop_cloud.train.transfer.families import family_of
-
     for member in members:
         family = family_of(member)
         model = build(smallest(family, height=32, width=32, member=member))

@@ -36,6 +36,8 @@ from fieldloop_cloud.train.transfer.plan import TransferPlan, plan_transfer  # n
 PRECISIONS: tuple[Precision, ...] = ("float32", "dynamic", "int8")
 CLASSES = 10
 ROWS = 16
+SETTLED = 64
+"""Rows whose statistics batch normalization is given."""
 
 
 def plan_of(member: str) -> TransferPlan:
@@ -53,7 +55,7 @@ def save(members: list[str], folder: Path) -> None:
     for member in members:
         plan = plan_of(member)
         model = build(plan)
-        settle(model, rows_of(plan))
+        settle(model, rows_of(plan, SETTLED))
         model.save(folder / f"{member}.keras")
 
 
@@ -73,10 +75,10 @@ def settle(model: Any, X: NDArray[np.float32]) -> None:
     model(X, training=True)
 
 
-def rows_of(plan: TransferPlan) -> NDArray[np.float32]:
+def rows_of(plan: TransferPlan, count: int = ROWS) -> NDArray[np.float32]:
     """Return encoded pictures with some structure."""
     random = np.random.default_rng(0)
-    coarse = random.random((ROWS, 8, 8, 3), dtype=np.float32)
+    coarse = random.random((count, 8, 8, 3), dtype=np.float32)
     side = plan.height
     places = np.arange(side) * 8 // side
     return coarse[:, places][:, :, places]
@@ -139,8 +141,7 @@ def deviation(made: Any, reference: Any) -> str:
 
 
 def main(members: list[str]) -> None:
-    """Measure and write the table."""
-    lines = []
+    """Measure and write the table; rows of other members stay as they are."""
     old = Worker()
     for member in members:
         with tempfile.TemporaryDirectory(prefix="fieldloop-families-") as name:
@@ -149,9 +150,18 @@ def main(members: list[str]) -> None:
             subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
             made = measured(member, folder, old)
         print("\n".join(made), flush=True)
-        lines += made
-        RESULTS.write_text(HEAD + "\n".join(lines) + "\n")
+        write(member, made)
     old.close()
+
+
+def write(member: str, made: list[str]) -> None:
+    """Put a member's lines into the table, in the order of the families."""
+    known = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    lines = {
+        name: [line for line in known if line.startswith(f"| {name} |")]
+        for name in (family.members[0] for family in FAMILIES)
+    } | {member: made}
+    RESULTS.write_text(HEAD + "".join(f"{line}\n" for part in lines.values() for line in part))
 
 
 HEAD = """# Keras Applications on the device

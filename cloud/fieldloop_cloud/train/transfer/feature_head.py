@@ -54,8 +54,10 @@ LIMIT = 1e-3
 """Largest deviation of float32 from backbone and head in a row, relative to the answers' size (at
 least 1). All others deviate by design, an SVM's votes in jumps; the accuracy gate judges them."""
 
-_STRENGTHS = (0.003, 0.03, 0.3, 3.0)
-_FOLDS = 5
+_STRENGTHS = (0.003, 0.03, 0.3)
+_FOLDS = 3
+_TOLERANCE = 1e-3
+"""Far more features than rows separate the classes: the last digits take most of the time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,7 +212,7 @@ def fit_head(
 
     def make(strength: float) -> Any:
         last = {
-            "logistic": lambda: LogisticRegression(C=strength, max_iter=2000),
+            "logistic": lambda: LogisticRegression(C=strength, tol=_TOLERANCE, max_iter=1000),
             "linear_svm": lambda: SVC(C=strength, kernel="linear"),
             "svm": lambda: SVC(C=100 * strength),
         }[head]()

@@ -19,7 +19,8 @@ def test_every_family_can_be_cut_at_its_stages(ask):
         heights = [end[2] for end in facts["ends"]]
         assert heights == sorted(heights, reverse=True), name
         assert len(set(heights)) == len(heights) >= 4, name
-        assert facts["cut"] and facts["prefix"], name
+        assert facts["cut"], name
+        assert facts["prefix"], name
     assert [end[1] for end in found["resnet"]["ends"]] == [
         "conv1_relu",
         "conv2_block3_out",
@@ -71,4 +72,5 @@ def test_phases_train_the_head_then_the_upper_stages_more_slowly(ask, letters):
     assert steps["block_2_project/kernel"] == pytest.approx(0.5, abs=1e-3)
     assert not [path for path in steps if path.startswith(("Conv1", "pixels", "expanded_conv"))]
     assert not [path for path in steps if "gamma" in path or "beta" in path]
-    assert head["kept"] and tune["kept"]
+    assert head["kept"]
+    assert tune["kept"]

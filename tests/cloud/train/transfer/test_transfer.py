@@ -20,6 +20,8 @@ from fieldloop_cloud.train.transfer.pretrain import pretrain
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[4]
+CONVERTED = ["MobileNet", "MobileNetV3Small", "EfficientNetB0"]
+"""The whole table is `tools/bench/families.md`."""
 
 
 def few(data, count):
@@ -128,7 +130,7 @@ def saved(ask):
     return {member: job / f"{member}.keras" for member in members}
 
 
-@pytest.mark.parametrize("member", ["MobileNet", "MobileNetV3Small", "EfficientNetB0"])
+@pytest.mark.parametrize("member", CONVERTED)
 def test_families_convert_and_load_in_both_runtimes(member, saved, tflite214):
     X = np.random.default_rng(0).random((4, 32, 32, 3)).astype(np.float32)
     compile_to = compiler(saved[member], ("float32", "dynamic", "int8"), example=X)

@@ -21,12 +21,12 @@ MAX_RATIO = 0.05
 CHANCE = 0.05
 """Pairs by chance that are put up with, over the whole data set."""
 
-MAX_COMPARED = 20_000
-"""Rows of each side; beyond this an even sample of them is compared."""
+MAX_TRAINED, MAX_HELD_OUT = 20_000, 5_000
+"""Rows of each side; beyond this an even sample of them is compared, in about a second."""
 
 _FINGERPRINT_SIDE = 16
 _MIN_ROWS = 30
-_MAX_VALUES = 256
+_MAX_VALUES = 64
 _CHUNK = 512
 
 
@@ -53,7 +53,7 @@ def near_pairs(dataset: Dataset, train: Rows, held_out: Rows) -> tuple[NearPair,
         train: Numbers of the rows to fit on.
         held_out: Numbers of the rows that are judged.
     """
-    train, held_out = _sampled(train), _sampled(held_out)
+    train, held_out = _sampled(train, MAX_TRAINED), _sampled(held_out, MAX_HELD_OUT)
     if len(train) < _MIN_ROWS or not len(held_out):
         return ()
     prints = fingerprints(dataset)
@@ -80,17 +80,23 @@ def fingerprints(dataset: Dataset) -> NDArray[np.float32]:
     if dataset.kind == "image":
         # In pieces: images may be decoded only when they are read.
         pieces = (dataset.X[start : start + _CHUNK] for start in range(0, len(dataset), _CHUNK))
-        return np.concatenate([_grey(np.asarray(piece)) for piece in pieces])
+        return _projected(np.concatenate([_grey(np.asarray(piece)) for piece in pieces]))
     flat = dataset.flat.astype(np.float32)
     with np.errstate(invalid="ignore"):
         middle, spread = np.nanmean(flat, axis=0), np.nanstd(flat, axis=0)
     varies = spread > 0
-    scaled = np.nan_to_num((flat[:, varies] - middle[varies]) / spread[varies], nan=0.0)
-    if scaled.shape[1] <= _MAX_VALUES:
-        return np.asarray(scaled, dtype=np.float32)
-    # Random projections keep distances (Johnson and Lindenstrauss, 1984), copies above all.
-    directions = np.random.default_rng(0).normal(size=(scaled.shape[1], _MAX_VALUES))
-    return np.asarray(scaled @ (directions / np.sqrt(_MAX_VALUES)), dtype=np.float32)
+    return _projected(np.nan_to_num((flat[:, varies] - middle[varies]) / spread[varies], nan=0.0))
+
+
+def _projected(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring wide rows to 64 values: random projections keep distances, those of copies above all.
+
+    Johnson and Lindenstrauss, Contemporary Mathematics 26 (1984), 189-206.
+    """
+    if rows.shape[1] <= _MAX_VALUES:
+        return np.asarray(rows, dtype=np.float32)
+    directions = np.random.default_rng(0).normal(size=(rows.shape[1], _MAX_VALUES))
+    return np.asarray(rows @ (directions / np.sqrt(_MAX_VALUES)), dtype=np.float32)
 
 
 def _grey(X: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -107,10 +113,10 @@ def _grey(X: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(flat / np.where(spread > 0, spread, 1.0), dtype=np.float32)
 
 
-def _sampled(rows: Rows) -> Rows:
-    if len(rows) <= MAX_COMPARED:
+def _sampled(rows: Rows, most: int) -> Rows:
+    if len(rows) <= most:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, MAX_COMPARED).astype(np.int64)]
+    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 def _usual(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,6 +13,7 @@ Signatures are Ed25519 (RFC 8032) over a domain tag and the manifest's bytes, so
 made for something else can never pass as one for a bundle.
 """
 
+import base64
 import hashlib
 import re
 from collections.abc import Sequence
@@ -21,7 +22,6 @@ from typing import Self
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
@@ -34,8 +34,11 @@ SIGNATURE_DOMAIN = b"fieldloop-bundle-v1\0"
 """Comes before the manifest in the signed message."""
 
 _KEY_ID_DIGITS = 16
+_KEY_BYTES = 32
+_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
+"""What comes before the key in the SubjectPublicKeyInfo of every Ed25519 key."""
 _PEM_BLOCK = re.compile(
-    rb"-----BEGIN PUBLIC KEY-----[A-Za-z0-9+/=\s]{1,4096}-----END PUBLIC KEY-----"
+    rb"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]{1,4096})-----END PUBLIC KEY-----"
 )
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 
@@ -91,17 +94,20 @@ class PublicKey:
         keys = []
         for block in _PEM_BLOCK.findall(pem):
             try:
-                key = serialization.load_pem_public_key(block)
-            except (ValueError, UnsupportedAlgorithm) as error:
+                content = base64.b64decode(b"".join(block.split()), validate=True)
+            except ValueError as error:
                 raise DataError(
                     "a public key cannot be read", advice="Copy the file again."
                 ) from error
-            if not isinstance(key, Ed25519PublicKey):
+            # Compared, not parsed: an Ed25519 key has one encoding (RFC 8410), and the parser for
+            # all the others costs a device more than the whole check of a bundle.
+            raw = content[len(_SPKI_PREFIX) :]
+            if content[: len(_SPKI_PREFIX)] != _SPKI_PREFIX or len(raw) != _KEY_BYTES:
                 raise DataError(
                     "a public key is not an Ed25519 key",
                     advice="Use the key that signs the releases.",
                 )
-            keys.append(cls(key.public_bytes_raw()))
+            keys.append(cls(raw))
         if not keys:
             raise DataError(
                 "there is no public key in PEM form",
@@ -111,9 +117,8 @@ class PublicKey:
 
     def to_pem(self) -> bytes:
         """Write the key as SubjectPublicKeyInfo in PEM."""
-        return Ed25519PublicKey.from_public_bytes(self.raw).public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        content = base64.b64encode(_SPKI_PREFIX + self.raw)
+        return b"-----BEGIN PUBLIC KEY-----\n" + content + b"\n-----END PUBLIC KEY-----\n"
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check a signature over a message.
@@ -168,6 +173,8 @@ class SigningKey:
         Raises:
             DataError: It is not the PEM of an Ed25519 private key.
         """
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - see `to_pem`
+
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -180,6 +187,8 @@ class SigningKey:
 
     def to_pem(self) -> bytes:
         """Write the key as PKCS8 in PEM; whoever can read it can sign releases."""
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - devices only verify, and it is large
+
         return self._key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,

@@ -7,7 +7,6 @@ builtin kernels run. An external delegate is a shared library that takes over wh
 
 import ctypes
 import importlib
-import logging
 import os
 import re
 import warnings
@@ -21,8 +20,6 @@ from fieldloop.errors import (
     EnvironmentFaultError,
     ModelRuntimeError,
 )
-
-logger = logging.getLogger(__name__)
 
 _MODULES = {
     "tflite-runtime": "tflite_runtime.interpreter",
@@ -99,6 +96,9 @@ def _possible_threads(num_threads: int) -> int:
         raise ConfigError("a model needs at least one thread", advice="Use num_threads=1.")
     cores = core_count()
     if num_threads > cores:
+        import logging  # noqa: PLC0415 - a cold start need not wait for it
+
+        logger = logging.getLogger(__name__)
         logger.warning("%d threads were asked for, %d cores are there", num_threads, cores)
     return min(num_threads, cores)
 

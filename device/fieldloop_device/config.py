@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -9,7 +10,11 @@ from fieldloop.backends import choose_backend
 from fieldloop.device_root import DeviceRoot
 from fieldloop.errors import ConfigError, DataError
 from fieldloop.integrity import PublicKey, TrustPolicy
+from fieldloop.ranges import RangePolicy
 from fieldloop.topics import checked_device_id
+
+Isolation = Literal["thread", "process"]
+"""Where the model runs: in the agent's process, or in one of its own."""
 
 
 class DeviceSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,10 +71,23 @@ class PrivacySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class RuntimeSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the model runs."""
+    """How the model runs; the names are those of `Runtime.open`.
+
+    Attributes:
+        backend: Which runtime; None for the preferred one.
+        num_threads: Threads for one prediction.
+        out_of_range: `flag`, `reject` or `clip` values outside the trained range.
+        xnnpack: Whether float work is given to XNNPACK.
+        delegate: Path of an external delegate's shared library; empty for none.
+        isolation: `process` runs the model in a process of its own.
+    """
 
     backend: str | None = None
     num_threads: int = 1
+    out_of_range: RangePolicy = "flag"
+    xnnpack: bool = True
+    delegate: str = ""
+    isolation: Isolation = "thread"
 
 
 class UpdateSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,6 +106,16 @@ class UpdateSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     self_test_timeout_s: float = 120.0
     self_test_memory_bytes: int = 4 * 1024**3
     max_latency_ms: float | None = None
+
+
+class ShadowSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a challenger in the running model's shadow may cost.
+
+    Attributes:
+        cpu_share: Most processor time, as a share of one core.
+    """
+
+    cpu_share: float = 0.05
 
 
 class EndpointSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,6 +137,7 @@ class DeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     privacy: PrivacySection = PrivacySection()
     runtime: RuntimeSection = RuntimeSection()
     update: UpdateSection = UpdateSection()
+    shadow: ShadowSection = ShadowSection()
     endpoint: EndpointSection = EndpointSection()
     release: dict[str, str] = {}
 
@@ -196,6 +225,7 @@ def _check_numbers(config: DeviceConfig, path: Path) -> None:
             telemetry.outbox_max_bytes >= 1 << 16
         ),
         "[telemetry] outbox_max_age_days must be above 0": telemetry.outbox_max_age_days > 0,
+        "[shadow] cpu_share must lie above 0 and be at most 1": 0 < config.shadow.cpu_share <= 1,
         "[runtime] num_threads must be at least 1": config.runtime.num_threads >= 1,
         "[update] limits must be above 0": min(
             update.max_bundle_bytes,

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec.structs import asdict
+
 from fieldloop.bundle import sha256_hex, unpack
 from fieldloop.device_root import DeviceRoot
 from fieldloop_device.config import DeviceConfig, read_trust
@@ -59,7 +61,6 @@ class BundleOpener:
         return Runtime.open(
             data,
             trust=self._trust,
-            backend=self._runtime.backend,
-            num_threads=self._runtime.num_threads,
+            **asdict(self._runtime),
             measured=read_latencies(self._root.measured, sha256_hex(data)),
         )

@@ -6,12 +6,13 @@ runtime: the engine lets one at a time run, because an interpreter has one set o
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from fieldloop.bundle import MAX_BUNDLE_BYTES, from_blob, unpack
@@ -27,8 +28,9 @@ from fieldloop.errors import (
 from fieldloop.integrity import TrustPolicy
 from fieldloop.interpreter import Engine, open_engine
 from fieldloop.manifest import BundleContent, GoldenSet, Precision, Variant
+from fieldloop.ranges import RangePolicy
 from fieldloop.signature import Signature
-from fieldloop_device.config import load_config, read_trust
+from fieldloop_device.config import Isolation, load_config, read_trust
 
 _MS = 1e-6
 
@@ -40,18 +42,26 @@ class Runtime:
         content: The verified bundle.
         variant: Which of its forms runs.
         engine: The loaded form.
+        out_of_range: What is done with values outside the range that was seen in training.
 
     Example:
         with Runtime.open("model.flb", trust=policy) as runtime:
             print(runtime.predict({"temperature": 21.5, "pressure": 1013.0}).label)
     """
 
-    def __init__(self, content: BundleContent, variant: Variant, engine: Engine) -> None:
+    def __init__(
+        self,
+        content: BundleContent,
+        variant: Variant,
+        engine: Engine,
+        *,
+        out_of_range: RangePolicy = "flag",
+    ) -> None:
         self.content = content
         self.variant = variant
         self.signature: Signature = variant.signature or content.signature
         self._engine = engine
-        self._codec = Codec(self.signature)
+        self._codec = Codec(self.signature, out_of_range=out_of_range)
 
     @classmethod
     def open(
@@ -64,6 +74,10 @@ class Runtime:
         num_threads: int = 1,
         precision: Precision | None = None,
         measured: Mapping[str, float] | None = None,
+        out_of_range: RangePolicy = "flag",
+        xnnpack: bool = True,
+        delegate: str = "",
+        isolation: Isolation = "thread",
     ) -> Self:
         """Verify a bundle and load it.
 
@@ -76,6 +90,12 @@ class Runtime:
             precision: Run this variant and no other.
             measured: p50 latency in milliseconds by precision, as measured on this device; the
                 fastest runs. Without it the bundle's own order counts.
+            out_of_range: `flag` (name the features in the answer), `reject` or `clip` values
+                outside the range that was seen in training.
+            xnnpack: Whether float work is given to XNNPACK.
+            delegate: Path of an external delegate's shared library; empty for none.
+            isolation: `thread` runs the model in this process; `process` in one of its own, whose
+                crash is an error and no more, for tens of microseconds a call.
 
         Raises:
             ConfigError: Neither `trust` nor `device_root` is given, or no such variant.
@@ -89,9 +109,28 @@ class Runtime:
         name = "" if isinstance(source, bytes) else str(source)
         content = unpack(data, trust=trust, where=name)
         variants = _candidates(content, precision, measured or {})
-        variant, engine = _load(content, variants, backend=backend, num_threads=num_threads)
-        runtime = cls(content, variant, engine)
-        runtime._warm_up()
+        load: Callable[..., Engine] = open_engine
+        if isolation == "process":
+            from fieldloop_device.isolation import IsolatedEngine  # noqa: PLC0415 - few need it
+
+            load = IsolatedEngine
+        variant, engine = _load(
+            content,
+            variants,
+            lambda model: load(
+                model,
+                backend=backend,
+                num_threads=num_threads,
+                xnnpack=xnnpack,
+                delegate=delegate,
+            ),
+        )
+        try:
+            runtime = cls(content, variant, engine, out_of_range=out_of_range)
+            runtime._warm_up()
+        except BaseException:
+            engine.close()
+            raise
         return runtime
 
     @classmethod
@@ -104,12 +143,7 @@ class Runtime:
         """
         root = DeviceRoot(Path(device_root))
         runtime = load_config(root).runtime
-        return cls.open(
-            active_bundle(root),
-            device_root=device_root,
-            backend=runtime.backend,
-            num_threads=runtime.num_threads,
-        )
+        return cls.open(active_bundle(root), device_root=device_root, **asdict(runtime))
 
     @property
     def sha256(self) -> str:
@@ -270,16 +304,13 @@ def _candidates(
 def _load(
     content: BundleContent,
     variants: Sequence[Variant],
-    *,
-    backend: str | None,
-    num_threads: int,
+    load: Callable[[bytes], Engine],
 ) -> tuple[Variant, Engine]:
     """Load the first variant that runs here."""
     reasons: list[FieldloopError] = []
     for variant in variants:
         try:
-            model = content.models[variant.precision]
-            return variant, open_engine(model, backend=backend, num_threads=num_threads)
+            return variant, load(content.models[variant.precision])
         except (CompatibilityError, ModelRuntimeError) as error:
             reasons.append(error)
     if len(reasons) == 1:

@@ -14,6 +14,7 @@ FieldloopError (exit code 1)
 │   ├── NotConnectedError     the other side cannot be reached (try again later)
 │   └── RefusedError          the other side said no (trying again does not help)
 ├── ModelRuntimeError         the interpreter failed while it loaded or ran a model
+│   └── ModelCrashError       the process of an isolated model died or hung
 └── EnvironmentFaultError     this machine: a full disk, a taken port, a missing package
 
 Commands exit with `exit_code`: 0 is success, 1 an operation that failed, 2 wrong input. A library
@@ -118,6 +119,10 @@ class RefusedError(TransportError):
 
 class ModelRuntimeError(FieldloopError):
     """The interpreter failed while it loaded or ran a model."""
+
+
+class ModelCrashError(ModelRuntimeError):
+    """The process of an isolated model died or hung; it is started again."""
 
 
 class EnvironmentFaultError(FieldloopError):

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.lint import lint_net
-from fieldloop_cloud.compile.quantizers import ConverterRows, convert
+from fieldloop_cloud.compile.quantizers import (
+    ConverterQuantizer,
+    ConverterRows,
+    FloatModel,
+    Recipe,
+    quantized,
+)
 from fieldloop_cloud.compile.worker import die_with_parent, report
 from fieldloop_cloud.files import write_file
 
@@ -61,10 +67,11 @@ def convert_all(
         make: Called without arguments; returns a fresh `TFLiteConverter`.
     """
     rows = (calibration,) if isinstance(calibration, np.ndarray) else calibration
+    model = FloatModel(make_converter=make, calibration=rows)
     for number, precision in enumerate(precisions):
         report("convert", number / len(precisions), f"converting to {precision}")
         try:
-            flatbuffer = convert(make(), precision, rows)
+            flatbuffer = quantized(ConverterQuantizer(), model, Recipe(precision=precision))
         except Exception as error:  # noqa: BLE001 - the converter raises what it likes; the parent types it
             text = f"{type(error).__name__}: {error}"
             write_file(job / f"{precision}.error", text.encode())

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from fieldloop_cloud.compile.calibration import Calibration, calibrate
-from fieldloop_cloud.compile.quantizers import FloatModel, LitertQuantizer, Recipe
+from fieldloop_cloud.compile.quantizers import FloatModel, LitertQuantizer, Recipe, quantized
 from fieldloop_cloud.compile.worker import die_with_parent, report
 from fieldloop_cloud.files import write_file
 
@@ -38,7 +38,7 @@ def main(job: Path) -> None:
     for done, (number, recipe) in enumerate(order.recipes.items()):
         report("quantize", done / len(order.recipes), f"quantizing to {recipe.precision}")
         try:
-            flatbuffer = quantizer.quantize(model, recipe, calibration)
+            flatbuffer = quantized(quantizer, model, recipe, calibration)
         except Exception as error:  # noqa: BLE001 - the library raises what it likes; the parent types it
             write_file(job / f"{number}.error", f"{type(error).__name__}: {error}".encode())
             continue

@@ -72,6 +72,25 @@ class Quantizer(Protocol):
         """
 
 
+def quantized(
+    quantizer: Quantizer, model: FloatModel, recipe: Recipe, calibration: Calibration | None = None
+) -> bytes:
+    """Return the flatbuffer that a quantizer makes.
+
+    Args:
+        quantizer: The quantizer.
+        model: The float model.
+        recipe: How.
+        calibration: Ranges of the activations, for the integer precisions.
+
+    Raises:
+        ValueError: It cannot quantize this model by this recipe.
+    """
+    if not quantizer.takes(model, recipe):
+        raise ValueError(f"the {quantizer.name} does not make {recipe.precision} of this model")
+    return quantizer.quantize(model, recipe, calibration)
+
+
 class ConverterQuantizer:
     """TensorFlow's converter: conversion and quantization in one."""
 
@@ -97,8 +116,6 @@ def convert(converter: Any, precision: Precision, calibration: ConverterRows = (
         precision: What to quantize to.
         calibration: Rows of the model's inputs; empty if the net carries its own ranges.
     """
-    if precision == "mixed":
-        raise ValueError("the converter leaves no single layer in float")
     import tensorflow as tf  # noqa: PLC0415 - only workers import TensorFlow
 
     def rows() -> Iterator[Any]:

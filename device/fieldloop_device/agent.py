@@ -38,6 +38,8 @@ from fieldloop_device.runtime import Runtime
 from fieldloop_device.sampling import Redaction, Sampler
 from fieldloop_device.selftest import run_in_child
 from fieldloop_device.serving import Serving
+from fieldloop_device.shadow import Shadow
+from fieldloop_device.shadow_place import ShadowPlace
 from fieldloop_device.slots import load_best
 from fieldloop_device.status import Status, write_status
 from fieldloop_device.supervisor import Supervisor
@@ -222,6 +224,8 @@ class Agent:
             device_class=self.config.device.device_class,
             backend=runtime.backend if runtime else "",
             self_test=records.self_test,
+            shadow_sha256=self.shadow.sha256,
+            shadow_error=self.shadow.error or self.shadow_place.error,
         )
         if self.reporter is not None:
             self.reporter.report(state)
@@ -262,6 +266,10 @@ class Agent:
         self.outbox.begin(self.boot)
         self.serving = Serving(self._clock, self._make_sampler)
         self.serving.begin(self.boot)
+        self.shadow = Shadow(
+            self.root, cpu_share=self.config.shadow.cpu_share, announce=self._note_shadow
+        )
+        self.serving.shadow = self.shadow
         window_ms = int(self.config.telemetry.window_s * 1000)
         self.recorder = Recorder(self.serving, self.outbox, self._clock, window_ms=window_ms)
         self._stack.callback(self.serving.activate, None)
@@ -274,6 +282,17 @@ class Agent:
             verify_download=self._opener.verify_download,
             open_slot=self._opener.open_slot,
             self_test=self._self_test,
+            max_bundle_bytes=self.config.update.max_bundle_bytes,
+            min_bytes_per_s=self.config.update.min_bytes_per_s,
+            on_wish=lambda wish, is_new: self.shadow_place.want(wish, is_new=is_new),
+        )
+        self.shadow_place = ShadowPlace(
+            self.root,
+            self.shadow,
+            clock=self._clock,
+            verify_download=self._opener.verify_download,
+            report=self.report,
+            is_busy=lambda: self.updater.is_superseded,
             max_bundle_bytes=self.config.update.max_bundle_bytes,
             min_bytes_per_s=self.config.update.min_bytes_per_s,
         )
@@ -327,6 +346,9 @@ class Agent:
         for loop in (self._recording, self._sending, self._updating):
             loop.start()
             self._stack.callback(loop.stop)
+        self.shadow.start()
+        # Before the last window is cut, so that what it counted is in it.
+        self._stack.callback(self.shadow.stop)
 
     def _record_step(self) -> None:
         self.record()
@@ -335,6 +357,7 @@ class Agent:
     def _update(self) -> None:
         while self.updater.step() and not self._stop.is_set():
             pass
+        self.shadow_place.step()
 
     def _drain(self, limit_s: float) -> None:
         """Give the reporter's thread time to empty the outbox."""
@@ -365,6 +388,10 @@ class Agent:
             spent=self.outbox.samples_on(self._clock.read().wall_ms),
             redact=self._redact,
         )
+
+    def _note_shadow(self, kind: str, detail: str) -> None:
+        self.announce(kind, detail)
+        self.report()
 
     def _hear_desired(self, desired: DesiredState) -> None:
         self.updater.want(desired)

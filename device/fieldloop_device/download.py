@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from fieldloop.errors import (
     BundleError,
@@ -22,7 +22,8 @@ from fieldloop.errors import (
     NotConnectedError,
     RefusedError,
 )
-from fieldloop.state import DesiredState
+from fieldloop.state import DesiredState, ShadowWish
+from fieldloop_device.stoppable_http import opened
 
 _CHUNK_BYTES = 64 * 1024
 _STALL_S = 15.0
@@ -32,9 +33,12 @@ _RANGE_NOT_SATISFIABLE = 416
 _PERMANENT = {400, 401, 403, 404, 405, 410, 451}
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
+Wanted = DesiredState | ShadowWish
+"""A bundle's url, size and hash."""
+
 
 def download(
-    desired: DesiredState,
+    desired: Wanted,
     part: Path,
     *,
     min_bytes_per_s: int,
@@ -46,7 +50,7 @@ def download(
         desired: Names url, size and hash.
         part: The partial file; complete and synced to disk when this returns True.
         min_bytes_per_s: A slower transfer is given up.
-        is_cancelled: Asked between chunks.
+        is_cancelled: Asked ten times a second; ends whatever is waited for.
 
     Returns:
         False if it was cancelled.
@@ -61,7 +65,8 @@ def download(
     have = _usable_size(part, desired)
     if have < desired.size_bytes:
         try:
-            with _request(desired.url, have) as response:
+            request = _request(desired.url, have)
+            with opened(request, timeout_s=_STALL_S, is_stopped=is_cancelled) as response:
                 offset = _offset(response, have, desired)
                 complete = _receive(
                     response,
@@ -75,7 +80,11 @@ def download(
                     return False
         except urllib.error.HTTPError as error:
             raise _http_failure(error, part, desired) from error
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, NotConnectedError) as error:
+            if is_cancelled():
+                return False
+            if isinstance(error, NotConnectedError):
+                raise
             raise _failure(error, desired, part) from error
     _check_content(part, desired)
     return True
@@ -88,7 +97,7 @@ def _check_url(url: str) -> None:
         )
 
 
-def _usable_size(part: Path, desired: DesiredState) -> int:
+def _usable_size(part: Path, desired: Wanted) -> int:
     try:
         size = part.stat().st_size
     except FileNotFoundError:
@@ -99,24 +108,14 @@ def _usable_size(part: Path, desired: DesiredState) -> int:
     return size
 
 
-def _request(url: str, have: int) -> HTTPResponse:
+def _request(url: str, have: int) -> urllib.request.Request:
     request = urllib.request.Request(url)  # noqa: S310 - the scheme was checked
     if have:
         request.add_header("Range", f"bytes={have}-")
-    # Its own opener: no file, ftp or data handler, so a redirect cannot leave http(s).
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
-    return cast("HTTPResponse", opener.open(request, timeout=_STALL_S))
+    return request
 
 
-def _offset(response: HTTPResponse, have: int, desired: DesiredState) -> int:
+def _offset(response: HTTPResponse, have: int, desired: Wanted) -> int:
     """Return where the response's bytes begin; a server may ignore `Range`."""
     offset = 0
     if response.status == _PARTIAL_CONTENT:
@@ -142,7 +141,7 @@ def _receive(
     response: HTTPResponse,
     part: Path,
     offset: int,
-    desired: DesiredState,
+    desired: Wanted,
     *,
     min_bytes_per_s: int,
     is_cancelled: Callable[[], bool],
@@ -182,7 +181,7 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _check_content(part: Path, desired: DesiredState) -> None:
+def _check_content(part: Path, desired: Wanted) -> None:
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != desired.sha256:
@@ -195,7 +194,7 @@ def _check_content(part: Path, desired: DesiredState) -> None:
 
 
 def _http_failure(
-    error: urllib.error.HTTPError, part: Path, desired: DesiredState
+    error: urllib.error.HTTPError, part: Path, desired: Wanted
 ) -> RefusedError | NotConnectedError:
     error.close()
     if error.code == _RANGE_NOT_SATISFIABLE:
@@ -209,7 +208,7 @@ def _http_failure(
 
 
 def _failure(
-    error: OSError | HTTPException, desired: DesiredState, part: Path
+    error: OSError | HTTPException, desired: Wanted, part: Path
 ) -> NotConnectedError | EnvironmentFaultError:
     if isinstance(error, OSError) and error.filename == str(part):
         return _disk_failure(error, part)

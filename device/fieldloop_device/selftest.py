@@ -148,7 +148,7 @@ def _run(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_child_environment(),
+        env=child_environment(),
     ) as child:
         try:
             while True:
@@ -170,7 +170,8 @@ def _run(
                 child.kill()
 
 
-def _child_environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
+    """Return the environment of a process in which a model is tried."""
     # One thread each: idle pools of BLAS threads would eat up the address space limit.
     return {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -188,11 +189,11 @@ def _child_failure(done: "subprocess.CompletedProcess[bytes]") -> GateError:
     return GateError(failure.what, where=failure.where, advice=failure.advice)
 
 
-def _limit(config: DeviceConfig) -> None:
-    memory = config.update.self_test_memory_bytes
-    cpu_s = int(config.update.self_test_timeout_s) + 1
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+def limit_process(memory_bytes: int, *, cpu_s: int | None = None) -> None:
+    """Limit this process: address space, processor time, no core dump and no file."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    if cpu_s is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
@@ -209,7 +210,8 @@ def main(arguments: list[str]) -> int:
             backend=config.runtime.backend,
         )
         data = read_bundle(root.slot(slot))
-        _limit(config)
+        limits = config.update
+        limit_process(limits.self_test_memory_bytes, cpu_s=int(limits.self_test_timeout_s) + 1)
         with Runtime.open(
             data,
             trust=trust,

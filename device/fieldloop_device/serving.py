@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from fieldloop.clock import ClockSource
@@ -26,6 +27,7 @@ from fieldloop.telemetry import FieldSample, TelemetryWindow
 from fieldloop_device.monitor import MODEL_ID_DIGITS, Monitor
 from fieldloop_device.runtime import Runtime
 from fieldloop_device.sampling import Draw, Sampler
+from fieldloop_device.shadow import Shadow
 
 REMEMBERED_ANSWERS = 4096
 """Answers that `feedback` can still refer to."""
@@ -54,6 +56,7 @@ class Serving:
         )
         self._numbers = itertools.count(1)
         self._label = "0"
+        self.shadow: Shadow | None = None
         self.answered_count = 0
         self.rejected_count = 0
         self.failed_count = 0
@@ -79,6 +82,8 @@ class Serving:
             old, self._runtime = self._runtime, runtime
             self._end_window()
             self._monitor, self._sampler = monitor, sampler
+            if self.shadow is not None:
+                self.shadow.follow(runtime)
             self._answers.clear()
         if old is not None:
             old.close()
@@ -115,6 +120,8 @@ class Serving:
             draw = sampler.draw(prediction)
             if draw is not None:
                 self._sample(draw, raw, rows, prediction, input_id)
+            if self.shadow is not None and self.shadow.is_hungry:
+                self.shadow.offer(raw, prediction)
             return prediction
 
     def reject(self) -> None:
@@ -175,7 +182,8 @@ class Serving:
         if self._monitor is not None:
             window = self._monitor.cut(self._clock.read())
             if window is not None:
-                self._ended.append(window)
+                counts = self.shadow.cut() if self.shadow is not None else None
+                self._ended.append(replace(window, shadow=counts))
 
     def _failed(self, error: Exception, monitor: Monitor) -> FieldloopError:
         """Count an input without an answer, and return the error for its caller."""

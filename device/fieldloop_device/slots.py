@@ -45,8 +45,13 @@ def load_best(root: DeviceRoot, preferred: Slot | None, open_slot: Opener) -> Lo
 
 def slot_sha256(root: DeviceRoot, slot: Slot) -> str | None:
     """Return the hash of a slot's bytes; None if it is empty or unreadable."""
+    return file_sha256(root.slot(slot))
+
+
+def file_sha256(path: Path) -> str | None:
+    """Return the hash of a bundle's file; None if it is missing or unreadable."""
     try:
-        return sha256_hex(read_bundle(root.slot(slot)))
+        return sha256_hex(read_bundle(path))
     except FieldloopError:
         return None
 

@@ -73,6 +73,8 @@ class Updater:
         self_test: Replays a slot's golden inputs in a child; None if it was stopped.
         max_bundle_bytes: A larger bundle is refused.
         min_bytes_per_s: Slowest download.
+        on_wish: Told of every wish that is not stale, and whether its version is new, before that
+            version is stored.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class Updater:
         self_test: Callable[[Slot], SelfTestReceipt | None],
         max_bundle_bytes: int,
         min_bytes_per_s: int,
+        on_wish: Callable[[DesiredState, bool], None],
     ) -> None:
         self._root = root
+        self._on_wish = on_wish
         self._store = store
         self._host = host
         self._clock = clock
@@ -188,6 +192,8 @@ class Updater:
         if wish is None:
             return False
         records = self._store.records
+        if wish.ver >= records.accepted_ver:
+            self._on_wish(wish, wish.ver > records.accepted_ver)
         if machine.must_roll_back_first(records, wish):
             self._roll_back(f"superseded by desired state {wish.ver}", blame=False)
             records = self._store.records
@@ -208,7 +214,9 @@ class Updater:
     def _part(self, sha256: str) -> Path:
         return self._root.slots / f"{sha256[:16]}.part"
 
-    def _superseded(self) -> bool:
+    @property
+    def is_superseded(self) -> bool:
+        """Whether a download must stop: a newer wish has come, or the end."""
         return self._closed or self._wish is not None
 
     # Phases
@@ -239,7 +247,10 @@ class Updater:
             )
         part = self._part(desired.sha256)
         complete = download(
-            desired, part, min_bytes_per_s=self._min_bytes_per_s, is_cancelled=self._superseded
+            desired,
+            part,
+            min_bytes_per_s=self._min_bytes_per_s,
+            is_cancelled=lambda: self.is_superseded,
         )
         if complete:
             try:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from fieldloop.histogram import pack_counts, unpack_counts
-from fieldloop.telemetry import TelemetryWindow
+from fieldloop.telemetry import ShadowCounts, TelemetryWindow
 
 
 def can_merge(first: TelemetryWindow, second: TelemetryWindow) -> bool:
-    """Say whether two windows count the same thing: one boot and one model."""
-    return first.boot == second.boot and first.model == second.model
+    """Say whether two windows count the same thing: one boot, one model and one challenger."""
+    challengers = {window.shadow.model for window in (first, second) if window.shadow}
+    return first.boot == second.boot and first.model == second.model and len(challengers) <= 1
 
 
 def merge(first: TelemetryWindow, second: TelemetryWindow) -> TelemetryWindow:
@@ -40,6 +41,24 @@ def merge(first: TelemetryWindow, second: TelemetryWindow) -> TelemetryWindow:
         dropped_count=max(first.dropped_count, second.dropped_count),
         feedback_count=first.feedback_count + second.feedback_count,
         feedback_correct_count=first.feedback_correct_count + second.feedback_correct_count,
+        shadow=_add_shadows(first.shadow, second.shadow),
+    )
+
+
+def _add_shadows(first: ShadowCounts | None, second: ShadowCounts | None) -> ShadowCounts | None:
+    if first is None or second is None:
+        return first or second
+    return ShadowCounts(
+        model=second.model,
+        row_count=first.row_count + second.row_count,
+        agreed_counts=_add(first.agreed_counts, second.agreed_counts),
+        differed_counts=_add(first.differed_counts, second.differed_counts),
+        difference_counts=_add_rows(first.difference_counts, second.difference_counts),
+        difference_sums=tuple(
+            map(sum, zip(first.difference_sums, second.difference_sums, strict=True))
+        ),
+        latency_counts=_add_packed(first.latency_counts, second.latency_counts),
+        error_counts=_add_named(first.error_counts, second.error_counts),
     )
 
 

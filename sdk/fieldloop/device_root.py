@@ -9,6 +9,7 @@ Layout::
     root/trusted.pem        public keys whose releases this device runs
     root/tls/               ca.pem, device.pem, device.key
     root/slots/{a,b}.flb    two bundles: the one that runs and the one before or after it
+    root/slots/shadow.flb   the challenger that runs beside it, unheard
     root/active.{0,1}       the pointer to the active slot, twice
     root/state.sqlite       boot counter, release floor, update job, denied hashes
     root/state.copy         the same, for the day when the database is lost
@@ -81,6 +82,11 @@ class DeviceRoot:
     def slots(self) -> Path:
         """Directory of the two bundles and of a download in progress."""
         return self.path / "slots"
+
+    @property
+    def shadow(self) -> Path:
+        """The challenger in the running model's shadow."""
+        return self.slots / "shadow.flb"
 
     @property
     def state(self) -> Path:

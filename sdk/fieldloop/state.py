@@ -39,6 +39,20 @@ class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_error_rate: float = 0.0
 
 
+class ShadowWish(msgspec.Struct, frozen=True, kw_only=True):
+    """A challenger that shall answer beside the running model, without being heard.
+
+    Attributes:
+        sha256: Hash of the bundle file, hex.
+        size_bytes: Its size.
+        url: Where it can be fetched, http(s).
+    """
+
+    sha256: str
+    size_bytes: int
+    url: str
+
+
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     """The whole wish for one device.
 
@@ -49,6 +63,7 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
         size_bytes: Its size.
         url: Where it can be fetched, http(s).
         health: When the trial may be committed.
+        shadow: The challenger in the running model's shadow; None wants none.
     """
 
     version: int = 1
@@ -57,6 +72,7 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     url: str
     health: HealthPolicy = HealthPolicy()
+    shadow: ShadowWish | None = None
 
 
 class ReportedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +89,8 @@ class ReportedState(msgspec.Struct, frozen=True, kw_only=True):
         device_class: The target this device is.
         backend: Runtime and version, for example `ai-edge-litert 2.3.0`.
         self_test: The last golden replay's receipt: largest deviation and p95 latency.
+        shadow_sha256: Hash of the challenger that runs in the shadow; empty without one.
+        shadow_error: Why the wanted one does not run; empty if it does.
     """
 
     version: int = 1
@@ -85,6 +103,8 @@ class ReportedState(msgspec.Struct, frozen=True, kw_only=True):
     device_class: str = ""
     backend: str = ""
     self_test: "SelfTestReceipt | None" = None
+    shadow_sha256: str = ""
+    shadow_error: str = ""
 
 
 class SelfTestReceipt(msgspec.Struct, frozen=True, kw_only=True):

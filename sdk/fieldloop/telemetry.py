@@ -32,6 +32,53 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     synchronized: bool = False
 
 
+class ShadowCounts(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={
+        "model": "h",
+        "row_count": "n",
+        "agreed_counts": "a",
+        "differed_counts": "d",
+        "difference_counts": "v",
+        "difference_sums": "s",
+        "latency_counts": "l",
+        "error_counts": "er",
+    },
+):
+    """How a challenger answered the same inputs as the champion, whose answers alone counted.
+
+    Attributes:
+        model: First 16 hex digits of the challenger's SHA-256.
+        row_count: Inputs that both answered.
+        agreed_counts: For each class of the champion how often the challenger said the same; of
+            several targets with labels the classes of each, one target after the other.
+        differed_counts: The same for another answer.
+        difference_counts: For each target with a value a packed histogram of the absolute
+            difference over `DIFFERENCE_EDGES`.
+        difference_sums: Sum of the absolute differences for each of these, in the target's unit.
+        latency_counts: Packed histogram of the challenger's latencies over `LATENCY_EDGES_MS`.
+        error_counts: Inputs that the challenger did not answer, by the error's type name.
+    """
+
+    model: str
+    row_count: int = 0
+    agreed_counts: tuple[int, ...] = ()
+    differed_counts: tuple[int, ...] = ()
+    difference_counts: tuple[tuple[int, ...], ...] = ()
+    difference_sums: tuple[float, ...] = ()
+    latency_counts: tuple[int, ...] = ()
+    error_counts: dict[str, int] = {}
+
+
+DIFFERENCE_EDGES: tuple[float, ...] = tuple(
+    float(f"{base}e{power}") for power in range(-6, 7) for base in (1, 3)
+)
+"""Edges of the histogram of differences between two values, two to a decade."""
+
+
 class TelemetryWindow(
     msgspec.Struct,
     frozen=True,
@@ -57,6 +104,7 @@ class TelemetryWindow(
         "dropped_count": "dr",
         "feedback_count": "fn",
         "feedback_correct_count": "fc",
+        "shadow": "sh",
     },
 ):
     """Everything counted between two moments; merging windows is adding them.
@@ -84,6 +132,7 @@ class TelemetryWindow(
         dropped_count: Messages this device has had to drop since the boot began.
         feedback_count: Predictions whose truth became known in this window.
         feedback_correct_count: How many of those were right.
+        shadow: How a challenger agreed with the running model; None without one.
     """
 
     version: int = 1
@@ -105,6 +154,7 @@ class TelemetryWindow(
     dropped_count: int = 0
     feedback_count: int = 0
     feedback_correct_count: int = 0
+    shadow: ShadowCounts | None = None
 
 
 LATENCY_EDGES_MS: tuple[float, ...] = tuple(
@@ -159,6 +209,9 @@ EVENT_KINDS: tuple[str, ...] = (
     "messages-dropped",
     "source-failed",
     "runtime-error",
+    "shadow-started",
+    "shadow-failed",
+    "shadow-stopped",
 )
 
 

@@ -15,11 +15,11 @@ PREFIX = "fl/v1"
 DEVICE_ID = re.compile(r"[a-z0-9-]{1,64}")
 """What a device may be called; match it in full."""
 
-UpChannel = Literal["tel", "evt", "smp", "rep", "res", "status"]
-"""From the device: windows, events, samples, reported state, command results, birth and death."""
+UpChannel = Literal["tel", "evt", "smp", "rep", "status"]
+"""From the device: windows, events, samples, reported state, birth and death."""
 
-DownChannel = Literal["des", "cmd", "ack"]
-"""To the device: desired state, commands, what is stored."""
+DownChannel = Literal["des", "ack"]
+"""To the device: desired state, what is stored."""
 
 Direction = Literal["up", "down"]
 

@@ -10,8 +10,8 @@ from fieldloop import topics
 from fieldloop.errors import ConfigError, DataError
 
 devices = st.from_regex(r"[a-z0-9-]{1,64}", fullmatch=True)
-UP = ["tel", "evt", "smp", "rep", "res", "status"]
-DOWN = ["des", "cmd", "ack"]
+UP = ["tel", "evt", "smp", "rep", "status"]
+DOWN = ["des", "ack"]
 
 
 @given(devices, st.sampled_from(UP))

@@ -49,6 +49,21 @@ def data_options(command: Command) -> Command:
         click.option(
             "--image-size", type=(int, int), help="Height and width that images are resized to."
         ),
+        click.option(
+            "--window",
+            type=click.IntRange(2),
+            help="Cut a table of sensor readings, one a row, into windows of so many.",
+        ),
+        click.option(
+            "--stride",
+            type=click.IntRange(1),
+            help="Readings from one window to the next; by default the window.",
+        ),
+        click.option(
+            "--kind",
+            type=click.Choice(["tabular", "image", "series"]),
+            help="What the arrays of an .npz are, where their dimensions leave it open.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from fieldloop_cloud.train.metrics import METRICS, confusion, estimate, estimates, wilson
+from fieldloop_cloud.train.metrics import (
+    METRICS,
+    class_f1,
+    confusion,
+    estimate,
+    estimates,
+    is_better,
+    wilson,
+)
 
 THEIRS = {
     "accuracy": metrics.accuracy_score,
@@ -76,3 +84,63 @@ def test_the_bootstrap_covers_the_true_score(metric):
 def test_a_confusion_matrix_has_true_classes_as_rows():
     table = confusion(np.asarray([0, 0, 2]), np.asarray([0, 1, 2]), 3)
     assert table.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(8, 60))
+def test_scores_of_probabilities_equal_scikit_learns(seed, classes, rows):
+    random = np.random.default_rng(seed)
+    truth = np.concatenate([np.arange(classes), random.integers(0, classes, rows)])
+    table = np.round(random.dirichlet(np.ones(classes), len(truth)), 2) + 1e-3  # with ties
+    table /= table.sum(axis=1, keepdims=True)
+    found = {e.metric: e for e in estimates("classification", truth, truth, probabilities=table)}
+    theirs = metrics.roc_auc_score(
+        truth, table[:, 1] if classes == 2 else table, multi_class="ovr", average="macro"
+    )
+    assert found["roc_auc"].value == pytest.approx(theirs)
+    assert found["log_loss"].value == pytest.approx(
+        metrics.log_loss(truth, table, labels=range(classes))
+    )
+    for estimated in found.values():
+        assert estimated.low <= estimated.value <= estimated.high
+    assert found["roc_auc"].high <= 1.0
+
+
+def test_the_areas_interval_covers_the_true_area():
+    """Two normal classes one deviation apart have an area of 0.7602."""
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        truth = np.repeat([0, 1], [60, 40])
+        score = random.normal(truth, 1.0)
+        found = estimate("roc_auc", truth, truth, probabilities=np.stack([-score, score], axis=1))
+        covered += found.low <= 0.7602 <= found.high
+    assert 0.92 <= covered / 300 <= 0.98
+
+
+def test_an_area_without_fault_or_without_classes_still_has_an_interval():
+    truth = np.array([0, 0, 0, 1, 1])
+    perfect = np.stack([1.0 - truth, truth], axis=1)
+    found = estimate("roc_auc", truth, truth, probabilities=perfect)
+    assert found.value == found.high == 1.0
+    assert found.low == pytest.approx(wilson(2, 2)[0])
+    alone = estimate("roc_auc", truth * 0, truth, probabilities=perfect)
+    assert (alone.value, alone.low, alone.high) == (0.5, 0.0, 1.0)
+
+
+def test_each_class_has_an_f1_of_its_own():
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 4, 300)
+    said = np.where(random.random(300) < 0.7, truth, 0)
+    found = class_f1(truth, said, 5)
+    theirs = metrics.f1_score(truth, said, labels=range(5), average=None, zero_division=0)
+    assert [one.value for one in found] == pytest.approx(theirs.tolist())
+    assert all(one.low <= one.value <= one.high for one in found)
+    assert found[4].value == 0.0
+
+
+def test_less_is_better_only_for_errors():
+    assert is_better("accuracy", 0.9, 0.8)
+    assert not is_better("roc_auc", 0.7, 0.8)
+    for metric in ("log_loss", "root_mean_squared_error", "mean_absolute_error"):
+        assert is_better(metric, 0.1, 0.2)

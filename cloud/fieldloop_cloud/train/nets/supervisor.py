@@ -23,6 +23,7 @@ from fieldloop_cloud.train.nets.job import (
     amended,
     told_error,
 )
+from fieldloop_cloud.train.nets.settings import NetSettings
 from fieldloop_cloud.train.nets.trained import TrainedNet
 
 WORKER = "fieldloop_cloud.train.nets.worker"
@@ -30,6 +31,12 @@ WORKER = "fieldloop_cloud.train.nets.worker"
 
 _RESTARTS = 1
 """How often a worker that was killed from outside is started again."""
+
+_NO_MEMORY = re.compile(
+    r"bad_alloc|OOM when allocating|annot allocate memory|ResourceExhausted|"
+    r"Resource temporarily unavailable|out of memory",
+    re.IGNORECASE,
+)
 
 _FINISHED = WorkerEnd(code=0, timed_out=False, tail="")
 
@@ -53,7 +60,7 @@ def supervise(job: Path, order: NetJob, *, deadline: float, progress: Progress) 
         if (job / "result.json").exists():
             return end
         error = told_error(job)
-        if error is None and _died_of_memory(end, kills):
+        if error is None and _died_of_memory(job, amended(job, order).settings, end, kills):
             error = OutOfMemoryError(
                 "training took more memory than there is",
                 where=type(order.plan).__name__,
@@ -128,13 +135,16 @@ def _halve_batch(job: Path, order: NetJob, error: OutOfMemoryError, progress: Pr
     Amended(settings=settings, notes=(*now.notes, note), is_calmed=now.is_calmed).write(job)
 
 
-def _died_of_memory(end: WorkerEnd, kills_before: int) -> bool:
-    if end.timed_out:
+def _died_of_memory(job: Path, now: NetSettings, end: WorkerEnd, kills_before: int) -> bool:
+    if end.timed_out or end.code == 0:
         return False
-    # The C++ libraries abort where Python would raise; the kernel kills without a word.
-    if end.code in (-signal.SIGABRT, 1):
-        return bool(re.search(r"bad_alloc|OOM when allocating|Cannot allocate memory", end.tail))
-    return end.code == -signal.SIGKILL and _memory_kills() > kills_before
+    if end.code == -signal.SIGKILL:  # the kernel kills without a word
+        return _memory_kills() > kills_before
+    if end.code < 0 and now.memory_limit_bytes is not None:
+        return True  # C++ that gets no memory ends in many ways; without the limit it runs
+    log = job / "stderr.txt"
+    said = log.read_text(errors="replace") if log.exists() else end.tail
+    return _NO_MEMORY.search(said) is not None
 
 
 def _memory_kills() -> int:

@@ -21,6 +21,7 @@ from fieldloop_cloud.train.nets.checkpoint import (
     values_of,
 )
 from fieldloop_cloud.train.nets.course import Course, check_finite
+from fieldloop_cloud.train.nets.curve import sparkline
 from fieldloop_cloud.train.nets.job import Epoch, NetJob
 from fieldloop_cloud.train.nets.logs import Log
 from fieldloop_cloud.train.nets.objectives import row_losses
@@ -198,7 +199,8 @@ class Training:
         text = f"epoch {self.course.phase_epochs + 1} of {phase.epochs}, loss {loss:.4f}"
         if self.course.history:
             last = self.course.history[-1]
-            text += f", held-out loss {last.held_out_loss:.4f}"
+            curve = sparkline([epoch.held_out_loss for epoch in self.course.history])
+            text += f", held-out loss {last.held_out_loss:.4f} {curve}"
         if len(self._phases) > 1:
             text = f"{phase.name}: {text}"
         report("train", (done + share) / total, text)

@@ -4,6 +4,7 @@ Run as `python -m fieldloop_cloud.train.nets.worker JOB_DIR`. Killed and run aga
 directory, it goes on after the last whole epoch and ends with the same weights.
 """
 
+import re
 import resource
 import sys
 from pathlib import Path
@@ -36,6 +37,9 @@ from fieldloop_cloud.train.nets.training import Training
 
 _CALM_NORM = 1.0
 _CALMER = 0.1
+
+_ONEDNN_FULL = "Status: 1, message: could not"
+"""What oneDNN's kernels say when they get no memory (dnnl_out_of_memory is 1)."""
 
 
 def main(job: Path) -> None:
@@ -81,17 +85,23 @@ def _trained(job: Path, order: NetJob) -> Any:
             where=type(order.plan).__name__,
             advice="Check the data for values that are no numbers or far too large.",
         ) from error
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        raise OutOfMemoryError(
-            f"a batch of {order.settings.batch_size} rows does not fit in memory",
-            where=type(order.plan).__name__,
-            advice="Use smaller rows, a smaller net or a machine with more memory.",
-        ) from error
-    except tf.errors.OpError:
+    except MemoryError as error:
+        raise _too_large(order) from error
+    except tf.errors.OpError as error:
         if rows.faults:
             raise rows.faults[0] from None
+        if isinstance(error, tf.errors.ResourceExhaustedError) or _ONEDNN_FULL in str(error):
+            raise _too_large(order) from error
         raise
     return _ended(job, order, training, now.notes)
+
+
+def _too_large(order: NetJob) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"a batch of {order.settings.batch_size} rows does not fit in memory",
+        where=type(order.plan).__name__,
+        advice="Use smaller rows, a smaller net or a machine with more memory.",
+    )
 
 
 def _run(job: Path, order: NetJob, rows: Rows, replicas: Replicas, log: Log) -> Training:
@@ -190,9 +200,10 @@ def _limit_memory(settings: NetSettings) -> None:
     """Let this process take no more than allowed on top of what it has now."""
     if settings.memory_limit_bytes is None:
         return
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + settings.memory_limit_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    found = re.search(r"^VmData:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    taken = 1024 * int(found[1]) if found else 0
+    limit = taken + settings.memory_limit_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,15 @@ import pytest
 from PIL import Image
 
 from fieldloop.errors import ConfigError, DataError, EnvironmentFaultError, GateError
+from fieldloop.signature import ImageSpec
 from fieldloop_cloud.data.dataset import Dataset
-from fieldloop_cloud.train.nets import Augmentation, NetSettings, plan_net, train_net
+from fieldloop_cloud.train.nets import (
+    Augmentation,
+    CnnPlan,
+    NetSettings,
+    plan_net,
+    train_net,
+)
 
 SHORT = NetSettings(epochs=2, learning_rate=0.01)
 
@@ -124,3 +131,31 @@ def test_a_log_that_cannot_be_written_is_refused_before_training(digits, tmp_pat
     logs = NetSettings(epochs=1, tensorboard_dir=str(tmp_path / "file" / "logs"))
     with pytest.raises(EnvironmentFaultError, match="cannot be written"):
         train_net("cnn", digits, settings=logs)
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_fit_in_memory_is_halved_and_said():
+    """Real memory that runs out, in workers of their own."""
+    random = np.random.default_rng(0)
+    y = np.arange(300) % 2
+    X = 0.2 * random.random((300, 48, 48, 1)) + 0.8 * y[:, None, None, None]
+    data = Dataset(
+        name="large",
+        kind="image",
+        task="classification",
+        X=X.astype(np.float32),
+        y=y,
+        labels=("dark", "light"),
+        image=ImageSpec(height=48, width=48, channels=1, scale=1 / 255),
+    )
+    plan = CnnPlan(
+        height=48, width=48, channels=1, filters=(64, 8), flatten=False, dense=8, classes=2
+    )
+    # A step of 240 rows takes about a gigabyte.
+    tight = NetSettings(epochs=1, batch_size=240, memory_limit_bytes=500_000_000)
+    net = train_net(plan, data, validation=data, settings=tight, metric="roc_auc")
+    assert (
+        net.notes[0] == "A batch of 240 rows did not fit in memory; training began anew with 120."
+    )
+    assert net.settings.batch_size == 240 // 2 ** len(net.notes)
+    assert len(net.history) == 1

@@ -22,6 +22,7 @@ from fieldloop.errors import FieldloopError
 COMMANDS: dict[str, str] = {
     "advise": "advise:advise_command",
     "train": "train:train_command",
+    "pretrain": "pretrain:pretrain_command",
     "worker": "worker:worker_command",
     "compile": "compile:compile_command",
     "inspect": "inspect:inspect_command",

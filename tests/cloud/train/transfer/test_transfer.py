@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from fieldloop.errors import ConfigError, DataError
 from fieldloop.interpreter import open_engine
+from fieldloop_cloud.cli.pretrain import pretrain_command
 from fieldloop_cloud.compile.keras import compiler
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.train.nets import NetSettings, estimate, train_net
@@ -114,6 +116,21 @@ def test_a_fault_in_the_worker_comes_back_typed(plan, digits, tmp_path):
     wrong = plan_transfer(digits.image, 10, weights=plan.weights, fine_tune="stage9")
     with pytest.raises(ConfigError, match="no stage 'stage9'"):
         train_net(wrong, train, validation=test, settings=NetSettings(epochs=1))
+
+
+def test_the_command_pretrains_on_ones_own_pictures(tmp_path):
+    out = tmp_path / "backbone"
+    told = CliRunner().invoke(
+        pretrain_command,
+        ["sklearn:digits", "-o", str(out), "--epochs", "5", "--cut", "stage2", "--json"],
+        catch_exceptions=False,
+    )
+    assert told.exit_code == 0
+    said = json.loads(told.stdout.splitlines()[-1])
+    assert said["facts"]["source"] == "digits"
+    assert (out / "backbone.keras").exists()
+    with pytest.raises(ConfigError, match="a backbone already"):
+        CliRunner().invoke(pretrain_command, ["-o", str(out)], catch_exceptions=False)
 
 
 def test_a_source_without_images_is_refused(tmp_path):

@@ -19,7 +19,7 @@ def large(rows=6000):
 
 def test_time_is_estimated_from_some_rows_where_there_are_many():
     forest = portfolio(("random-forest",))[0]
-    settings = forest.portfolio[1]
+    settings = forest.portfolio[0]
     assert estimated_seconds(forest, settings, Dataset.load("sklearn:iris"), seed=0) == 0.0
     assert estimated_seconds(forest, settings, large(), seed=0) > 0.0
     with pytest.raises(GateError, match=r"it would take about .* s, and 0 s were left"):

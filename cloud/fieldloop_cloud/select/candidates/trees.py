@@ -102,7 +102,6 @@ RANDOM_FOREST = Candidate(
     tasks=BOTH,
     portfolio=(
         {"n_estimators": 100, "max_depth": 12, "min_samples_leaf": 1, "max_features": "sqrt"},
-        {"n_estimators": 40, "max_depth": 10, "min_samples_leaf": 3, "max_features": 0.3},
     ),
     space=_FOREST_SPACE,
     growth=1.1,
@@ -115,6 +114,7 @@ EXTRA_TREES = Candidate(
     tasks=BOTH,
     portfolio=(
         {"n_estimators": 80, "max_depth": 12, "min_samples_leaf": 1, "max_features": "sqrt"},
+        {"n_estimators": 100, "max_depth": 18, "min_samples_leaf": 1, "max_features": 1.0},
     ),
     space=_FOREST_SPACE,
     growth=1.1,

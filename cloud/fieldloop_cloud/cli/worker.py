@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 
 from fieldloop_cloud.cli.output import emit, json_option, progress_bar
-from fieldloop_cloud.cli.train import STUDY_VARIABLE
+from fieldloop_cloud.cli.search_options import STUDY_VARIABLE
 
 
 @click.command("worker")

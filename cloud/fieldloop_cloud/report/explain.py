@@ -12,6 +12,7 @@ from fieldloop_cloud.train.metrics import Estimate
 from fieldloop_cloud.train.run import Run
 
 _RIVALS = 3
+_CLEARLY_LESS = 0.8
 _SURE = 1.96
 
 
@@ -21,14 +22,14 @@ class FamilyCriteria(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         family: Its name.
         criteria: Names of the criteria that apply, in order.
-        rows: (variant, one cell a criterion).
+        rows: (variant, one cell a criterion: its value and what to make of it).
         refusals: (names of criteria, why they do not apply).
         sources: Where the formulas are from.
     """
 
     family: str
     criteria: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     refusals: tuple[tuple[str, str], ...]
     sources: tuple[str, ...]
 
@@ -51,10 +52,22 @@ def criteria(run: Run) -> tuple[FamilyCriteria, ...]:
         if not item.criteria:
             continue
         family = item.criteria[0].family
-        bound = assess_held_out(_score(item, run), model_count=len(measured), family=family)
+        held_out = _held_out(item, run, family=family, model_count=len(measured))
         title = family.split(",")[0]
-        families.setdefault(title, []).append((item.name, (*item.criteria, bound)))
+        families.setdefault(title, []).append((item.name, (*item.criteria, *held_out)))
     return tuple(_family(name, rows) for name, rows in families.items())
+
+
+def _held_out(item: Measured, run: Run, *, family: str, model_count: int) -> tuple[Assessment, ...]:
+    """Assess the score on rows to choose by: a bound, or with folds the cross-validation."""
+    if not run.split.fold_count:
+        return (assess_held_out(_score(item, run), model_count=model_count, family=family),)
+    note = f"{item.metric} over {run.split.fold_count} folds; more is better"
+    turns = "folds share rows, and the bound is for rows that are held out once"
+    return (
+        Verdict(name="CV", family=family, value=item.score, note=note),
+        NotApplicable(name="hold-out bound", family=family, reason=turns),
+    )
 
 
 def _score(item: Measured, run: Run) -> Estimate:
@@ -84,7 +97,8 @@ def _family(family: str, rows: Sequence[tuple[str, tuple[Assessment, ...]]]) -> 
             (
                 variant,
                 tuple(
-                    next((_cell(item) for item in found if _is(item, name)), "-") for name in names
+                    next((_cell(item) for item in found if _is(item, name)), ("-", ""))
+                    for name in names
                 ),
             )
             for variant, found in rows
@@ -100,10 +114,10 @@ def _is(item: Assessment, name: str) -> bool:
     return isinstance(item, Verdict) and item.name == name
 
 
-def _cell(item: Assessment) -> str:
+def _cell(item: Assessment) -> tuple[str, str]:
     assert isinstance(item, Verdict)
-    digits = 3 if "bound" in item.name else 1
-    return f"{item.value:.{digits}f} ({item.note})"
+    digits = 3 if "bound" in item.name or item.name == "CV" else 1
+    return f"{item.value:.{digits}f}", item.note
 
 
 def what_would_change(run: Run) -> tuple[str, ...]:
@@ -133,7 +147,7 @@ def _cheaper(run: Run, passed: Sequence[Measured]) -> list[str]:
     said = []
     for quantity, shown in (("size_bytes", _size), ("latency_p50_ms", _latency)):
         least = min(passed, key=lambda item: getattr(item, quantity), default=run.chosen)
-        if getattr(least, quantity) < getattr(run.chosen, quantity):
+        if getattr(least, quantity) < _CLEARLY_LESS * getattr(run.chosen, quantity):
             wish = "bytes" if quantity == "size_bytes" else "latency"
             said.append(
                 f"If only {wish} counted: {least.name} with {shown(least)} instead of "

@@ -56,7 +56,7 @@ class _Draws:
 
     def _next(self) -> Any:
         self._drawn += 1
-        return self._seed + self._tf.constant([0, self._drawn << 40], self._tf.int64)
+        return self._seed + self._tf.constant([self._drawn << 40, 0], self._tf.int64)
 
 
 def _images(tf: Any, batch: Any, draw: _Draws, settings: Augmentation) -> Any:

@@ -86,12 +86,12 @@ def _judged(op: Op, made_by: dict[int, Op]) -> Iterator[Finding]:
     elif op.kind == "MUL" and len(op.inputs) == _BINARY:
         for gate, other in (op.inputs, op.inputs[::-1]):
             maker = made_by.get(gate)
-            if maker is None or maker.kind != "LOGISTIC":
+            if maker is None:
                 continue
-            if maker.inputs[0] == other:
+            if maker.kind == "LOGISTIC" and maker.inputs[0] == other:
                 what = "swish is open above and fine near zero: int8 is coarse there"
                 yield Finding(layer=op.layer, what=what, remedy=_SMOOTH_REMEDY)
-            elif _comes_from_mean(maker, made_by):
+            elif _is_mean_of(maker, other, made_by):
                 what = "squeeze-and-excite multiplies two ranges, and int8 rounds the product"
                 yield Finding(layer=op.layer, what=what, remedy=_EXCITE_REMEDY)
     elif op.kind in ("WHILE", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"):
@@ -99,14 +99,14 @@ def _judged(op: Op, made_by: dict[int, Op]) -> Iterator[Finding]:
         yield Finding(layer=op.layer, what=what, remedy=_LOOP_REMEDY)
 
 
-def _comes_from_mean(op: Op, made_by: dict[int, Op]) -> bool:
-    """Whether a gate is computed from an average over the picture."""
+def _is_mean_of(op: Op, signal: int, made_by: dict[int, Op]) -> bool:
+    """Whether a gate is computed from the average of the signal that it is multiplied with."""
     for _ in range(_GATE_DEPTH):
+        if op.kind in ("MEAN", "AVERAGE_POOL_2D"):
+            return op.inputs[0] == signal
         maker = made_by.get(op.inputs[0])
         if maker is None:
             return False
-        if maker.kind in ("MEAN", "AVERAGE_POOL_2D"):
-            return True
         op = maker
     return False
 

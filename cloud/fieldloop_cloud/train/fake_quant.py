@@ -42,6 +42,10 @@ def quantized_layers() -> SimpleNamespace:  # noqa: C901 - five classes, none of
 
             self.low, self.high, self.seen = add("low"), add("high"), add("seen")
 
+        def compute_output_spec(self, inputs: Any, **_: Any) -> Any:
+            # Keras takes the product with a number for sparse, and cannot infer from that.
+            return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
         def call(self, inputs: Any, *, training: bool = False) -> Any:
             if training:
                 # The first batch sets the range, the later ones move it.

@@ -13,7 +13,6 @@ from fieldloop_cloud.train.folding import activation_name
 from fieldloop_cloud.train.rebuild import Call, Graph, graph_of, rebuild
 
 _SMOOTH = frozenset({"silu", "swish", "hard_silu", "hard_swish", "gelu", "elu", "selu", "mish"})
-_GATES = frozenset({"sigmoid", "hard_sigmoid"})
 _POOLS = frozenset({"GlobalAveragePooling2D", "GlobalAveragePooling1D"})
 
 
@@ -82,15 +81,9 @@ def _gated(graph: Graph, call: Call) -> list[int]:
         return []
     for gate, signal in ((0, 1), (1, 0)):
         source = call.sources[gate]
-        if source < 0 or not _is_gate(graph.calls[source]):
-            continue
         if _pooled_from(graph, source, call.sources[signal]):
             return [signal]
     return []
-
-
-def _is_gate(call: Call) -> bool:
-    return activation_name(call.operation) in _GATES or call.kind in ("Sigmoid", "HardSigmoid")
 
 
 def _pooled_from(graph: Graph, number: int, signal: int) -> bool:

@@ -9,6 +9,7 @@ from rich.console import Console
 from fieldloop.errors import ConfigError
 from fieldloop.manifest import BundleContent
 from fieldloop_cloud.cli.output import DURATION, emit, home_option, json_option, plain, table
+from fieldloop_cloud.fleet.agreement import agreements
 from fieldloop_cloud.fleet.counts import FieldWindow
 from fieldloop_cloud.fleet.drift import DriftPolicy, DriftVerdict, explained, verdicts
 from fieldloop_cloud.fleet.estimate import EstimatedAccuracy, estimated_accuracy
@@ -32,6 +33,7 @@ def status(*, home: Home, as_json: bool) -> None:
     with Store(home.opened().store_file) as store:
         counts, presence, reported = store.counts(), store.presence(), store.reported()
         rollout = Rollout(store).current()
+        compared = agreements(store.shadowed_windows())
     running: dict[str, int] = {}
     for state in reported.values():
         running[state.running_sha256] = running.get(state.running_sha256, 0) + 1
@@ -43,6 +45,7 @@ def status(*, home: Home, as_json: bool) -> None:
         "dead_letters": sum(item.dead_letters for item in counts),
         "missing": sum(item.missing for item in counts),
         "running": running,
+        "shadows": compared,
         "rollout": None
         if rollout is None
         else {"id": rollout.rollout_id, "stage": rollout.stage, "reason": rollout.reason},
@@ -53,6 +56,8 @@ def status(*, home: Home, as_json: bool) -> None:
         console.print(table(str(home.path), ("what", "count"), rows))
         for sha256, count in running.items():
             console.print(f"{count} devices run {sha256[:16] or 'nothing'}", markup=False)
+        for item in compared:
+            console.print(item.sentence, markup=False)
         if rollout is not None:
             console.print(f"rollout {rollout.rollout_id}: {rollout.stage} {rollout.reason}")
 
@@ -78,6 +83,8 @@ def devices(*, home: Home, as_json: bool) -> None:
             "release": reported[name].release if name in reported else None,
             "phase": reported[name].phase if name in reported else "",
             "error": reported[name].error if name in reported else "",
+            "shadow_sha256": reported[name].shadow_sha256 if name in reported else "",
+            "shadow_error": reported[name].shadow_error if name in reported else "",
             "backend": reported[name].backend if name in reported else "",
             "counts": plain(counts[name]) if name in counts else None,
         }

@@ -198,16 +198,20 @@ def provision_command(
 @click.command("flash")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--to", "root", required=True, help="The device root: a directory.")
+@click.option(
+    "--shadow", is_flag=True, help="As a challenger that answers beside the active one, unheard."
+)
 @json_option
-def flash_command(*, bundle: Path, root: str, as_json: bool) -> None:
+def flash_command(*, bundle: Path, root: str, shadow: bool, as_json: bool) -> None:
     """Verify a BUNDLE as the device will and put it into a device root."""
     from fieldloop_cloud.release.flash import flash  # noqa: PLC0415 - slow to load
 
-    done = flash(bundle, root)
+    done = flash(bundle, root, shadow=shadow)
+    place = f"active in slot {done.slot}" if done.slot else "in the active one's shadow"
 
     def text(console: Console) -> None:
         console.print(
-            f"{done.device_id}: release {done.release} is active in slot {done.slot}\n"
+            f"{done.device_id}: release {done.release} is {place}\n"
             f"start it with: fieldloop-device run --root {done.root}",
             markup=False,
         )

@@ -5,11 +5,13 @@ from typing import Any
 import click
 from rich.console import Console
 
-from fieldloop.errors import CompatibilityError
+from fieldloop.errors import CompatibilityError, ConfigError
+from fieldloop.manifest import BundleContent
 from fieldloop.state import HealthPolicy
 from fieldloop_cloud.cli.output import DURATION, emit, home_option, json_option, plain, table
 from fieldloop_cloud.fleet.rollout import Rollout
 from fieldloop_cloud.fleet.rollout_state import RolloutState
+from fieldloop_cloud.fleet.shadowing import shadow
 from fieldloop_cloud.fleet.store import Store
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.provision import provisioned
@@ -53,16 +55,7 @@ def start(
     bundle's classes.
     """
     content = resolve(home.opened(), bundle)
-    classes = content.manifest.device_classes
-    known = provisioned(home)
-    chosen = list(devices) or [name for name, kind in known.items() if kind in classes]
-    unfit = [name for name in chosen if known.get(name) not in classes]
-    if unfit:
-        raise CompatibilityError(
-            f"the bundle is for {', '.join(classes)}; {', '.join(unfit)} is not provisioned as one",
-            where=content.manifest.name,
-            advice="Choose other devices, or build a bundle for their class.",
-        )
+    chosen = _chosen(home, content, devices)
     path = home.release_file(content.sha256)
     with Store(home.store_file) as store:
         state = Rollout(store).start(
@@ -74,6 +67,71 @@ def start(
             health=HealthPolicy(min_predictions=min_predictions),
         )
     _emit(state, as_json=as_json)
+
+
+def _chosen(home: Home, content: BundleContent, devices: tuple[str, ...]) -> list[str]:
+    """Return the devices that are named, or all of the bundle's classes."""
+    classes = content.manifest.device_classes
+    known = provisioned(home)
+    chosen = list(devices) or [name for name, kind in known.items() if kind in classes]
+    unfit = [name for name in chosen if known.get(name) not in classes]
+    if unfit:
+        raise CompatibilityError(
+            f"the bundle is for {', '.join(classes)}; {', '.join(unfit)} is not provisioned as one",
+            where=content.manifest.name,
+            advice="Choose other devices, or build a bundle for their class.",
+        )
+    return chosen
+
+
+@rollout_group.command("shadow")
+@click.argument("bundle", required=False)
+@click.option("--stop", is_flag=True, help="Take the challenger away again.")
+@click.option("--device", "devices", multiple=True, help="Only this device; may be repeated.")
+@home_option
+@json_option
+def shadow_command(
+    *, bundle: str | None, stop: bool, devices: tuple[str, ...], home: Home, as_json: bool
+) -> None:
+    """Let BUNDLE answer beside the running model, unheard; `fleet status` shows how they agree.
+
+    `fieldloop serve` carries it out. Devices keep what they run.
+    """
+    if (bundle is None) != stop:
+        raise ConfigError(
+            "give a bundle, or --stop", advice="See `fieldloop rollout shadow --help`."
+        )
+    opened = home.opened()
+
+    def find(sha256: str) -> tuple[int, str] | None:
+        path = opened.release_file(sha256)
+        return (path.stat().st_size, opened.release_url(sha256)) if path.is_file() else None
+
+    with Store(opened.store_file) as store:
+        if bundle is None:
+            chosen = list(devices) or [
+                name for name, wish in store.desired().items() if wish.shadow is not None
+            ]
+            wishes = shadow(store, chosen, None, find=find)
+        else:
+            content = resolve(opened, bundle)
+            size_bytes = opened.release_file(content.sha256).stat().st_size
+            wishes = shadow(
+                store,
+                _chosen(opened, content, devices),
+                _Release(content.sha256, size_bytes),
+                url=opened.release_url(content.sha256),
+                find=find,
+            )
+
+    def text(console: Console) -> None:
+        for name, wish in wishes.items():
+            beside = f"{wish.shadow.sha256[:16]} beside" if wish.shadow else "nothing beside"
+            console.print(f"{name}: {beside} {wish.sha256[:16]}", markup=False)
+        if not wishes:
+            console.print("no device has a challenger")
+
+    emit({name: plain(wish) for name, wish in wishes.items()}, as_json=as_json, text=text)
 
 
 class _Release:

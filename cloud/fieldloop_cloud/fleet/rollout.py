@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from fieldloop.errors import ConfigError
-from fieldloop.state import DesiredState, HealthPolicy
+from fieldloop.state import DesiredState, HealthPolicy, ShadowWish
 from fieldloop.topics import checked_device_id
 from fieldloop_cloud.fleet.rollout_state import (
     DEFAULT_DEADLINE_S,
@@ -221,6 +221,7 @@ class Rollout:
                 size_bytes=state.size_bytes,
                 url=state.url,
                 health=state.health,
+                shadow=_kept_shadow(known.get(name), state.sha256),
             )
             self._store.put_desired(name, wish)
             if self._publish is not None:
@@ -239,6 +240,12 @@ class Rollout:
     def _save(self, state: RolloutState) -> RolloutState:
         self._store.put_rollout(state.rollout_id, msgspec.to_builtins(state))
         return state
+
+
+def _kept_shadow(before: DesiredState | None, sha256: str) -> ShadowWish | None:
+    """Return the challenger that goes on in the new model's shadow, unless it is that model."""
+    shadow = before.shadow if before is not None else None
+    return None if shadow is None or shadow.sha256 == sha256 else shadow
 
 
 def _now(now_ms: int | None) -> int:

@@ -124,6 +124,22 @@ class Store:
             for name, at_ms, payload in self._messages("tel", device, model, since_ms, until_ms)
         ]
 
+    def shadowed_windows(self, since_ms: int | None = None) -> list[FieldWindow]:
+        """Return the windows in which a challenger was compared, in the order of their time."""
+        rows = self._read(
+            """
+            SELECT device, at_ms, payload FROM messages
+            WHERE stream = 'tel' AND (:since IS NULL OR at_ms >= :since)
+              AND instr(payload, :shadow)
+            ORDER BY at_ms, device, boot, seq
+            """,
+            {"since": since_ms, "shadow": b'"sh":{'},
+        )
+        return [
+            FieldWindow(device=name, at_ms=at_ms, window=wire.decode(TelemetryWindow, payload))
+            for name, at_ms, payload in rows
+        ]
+
     def events(self, device: str | None = None, since_ms: int | None = None) -> list[StoredEvent]:
         """Return events in the order of their time."""
         return [

@@ -42,20 +42,25 @@ class Flashed:
     Attributes:
         device_id: Whose root it is.
         root: The device root.
-        slot: Where the bundle lies; it is the active slot now.
+        slot: Where the bundle lies; it is the active slot now. None for a challenger in the shadow.
         sha256: The bundle's hash.
         release: Its release number.
     """
 
     device_id: str
     root: Path
-    slot: Slot
+    slot: Slot | None
     sha256: str
     release: int
 
 
-def flash(bundle: Path | str, root: Path | str) -> Flashed:
+def flash(bundle: Path | str, root: Path | str, *, shadow: bool = False) -> Flashed:
     """Verify a bundle and make it the active one of a device root.
+
+    Args:
+        bundle: Its file.
+        root: The device's root.
+        shadow: Make it the challenger beside the active one instead, which stays.
 
     Raises:
         DataError: The bundle cannot be read.
@@ -78,7 +83,7 @@ def flash(bundle: Path | str, root: Path | str) -> Flashed:
     with locked(device.path):
         active = read_active(device.path)
         content = unpack(data, trust=_trust(device, device_class, active), where=str(bundle))
-        slot: Slot = other_slot(active) if active else "a"
+        slot: Slot | None = None if shadow else other_slot(active) if active else "a"
         _check_space(device.path, len(data))
         try:
             device.slots.mkdir(exist_ok=True)
@@ -88,8 +93,9 @@ def flash(bundle: Path | str, root: Path | str) -> Flashed:
                 where=str(device.slots),
                 advice="Check its permissions and whether it is mounted read-only.",
             ) from error
-        write_atomic(device.slot(slot), data)
-        write_active(device.path, slot)
+        write_atomic(device.shadow if slot is None else device.slot(slot), data)
+        if slot is not None:
+            write_active(device.path, slot)
     return Flashed(
         device_id=device_id,
         root=device.path,

@@ -194,3 +194,14 @@ def test_only_this_homes_bundles_open_on_the_workstation(home, tmp_path):
     foreign.write_bytes(bundle_bytes(SigningKey.generate()))
     with pytest.raises(TrustError):
         open_bundle(foreign, home)
+
+
+def test_a_challenger_is_verified_and_leaves_the_active_one(home, root):
+    first, second = publish(home, release=1), publish(home, release=2)
+    flash(first, root)
+    done = flash(second, root, shadow=True)
+    assert (done.slot, done.release, read_active(root)) == (None, 2, "a")
+    assert DeviceRoot(root).shadow.read_bytes() == second.read_bytes()
+    second.write_bytes(second.read_bytes()[:-50])
+    with pytest.raises(BundleError):
+        flash(second, root, shadow=True)

@@ -192,7 +192,7 @@ def noise(dataset: Dataset, probes: tuple[Probe, ...], *, seed: int = 0) -> Nois
         else "a net that looks at neighbourhoods may still tell them"
     )
     told = f"{high:.1%}" if f"{low:.1%}" == f"{high:.1%}" else f"{low:.1%} to {high:.1%}"
-    text = f"About {share} of the rows cannot be told by the rows nearest to them: {expected}."
+    text = f"About {told} of the rows cannot be told by the rows nearest to them: {expected}."
     return Noise(low=low, high=high, sentence=text)
 
 

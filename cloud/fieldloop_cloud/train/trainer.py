@@ -32,7 +32,7 @@ from fieldloop_cloud.train.ending import Ending, dummy_score
 from fieldloop_cloud.train.metrics import METRICS
 from fieldloop_cloud.train.run import Run
 
-_ENDING_S, _ENDING_SHARE = 3.0, 0.05
+_ENDING_S, _ENDING_SHARE = 6.0, 0.2
 """Kept back of the budget for choosing, the test set and the report."""
 
 _ADVICE_S = 30.0

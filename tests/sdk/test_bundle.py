@@ -100,7 +100,7 @@ def test_the_same_inputs_give_the_same_bytes():
 @settings(max_examples=40)
 @given(
     models=st.dictionaries(
-        st.sampled_from(["float32", "float16", "dynamic", "int8", "int16x8"]),
+        st.sampled_from(["float32", "float16", "dynamic", "int8", "mixed", "int16x8"]),
         st.binary(max_size=200),
         min_size=1,
     ),
@@ -112,7 +112,7 @@ def test_any_models_survive_the_round_trip(models, release, name):
     data = pack(
         **parts(
             precisions=precisions,
-            runtimes=("2.3.0",) * 5,
+            runtimes=("2.3.0",) * len(precisions),
             models=models,
             release=release,
             name=name,

@@ -43,7 +43,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python tools/bench/run.py
+	$(BIN)/python tools/bench/run.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) .venv-*

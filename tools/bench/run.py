@@ -1,42 +1,79 @@
-"""Runs every bench and writes `tools/bench/results.md`.
+"""Measures fieldloop side by side with its peers and writes `tools/bench/NAME.md` for each bench.
 
-    make bench
+    make bench                        all of them: an hour or more
+    make bench BENCH="classical device"
 
-The peers live in environments of their own, `.venv-peers` and `.venv-peers-hummingbird`, made from
-`peers-requirements.txt` and `peers-requirements-hummingbird.txt`.
+Peers live in environments of their own, `.venv-NAME`, made from `peers-requirements*.txt` when a
+bench needs them.
 """
 
+import argparse
 import platform
 import subprocess
 import sys
 import venv
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-RESULTS = HERE / "results.md"
-BENCHES = {"Classical models": "classical.py"}
-SHARED = ("scikit-learn", "numpy", "joblib")
-"""Packages that must be the same on both sides, because fitted models pass between them."""
 
-SHOWN = ("ai-edge-litert", "scikit-learn", "numpy")
-PEERS = {
-    "peers": ("onnxruntime", "skl2onnx", "onnx"),
-    "peers-hummingbird": ("hummingbird-ml", "torch"),
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One script, which prints its page.
+
+    Attributes:
+        title: Heading of the page.
+        versions: Packages whose versions are shown.
+        peers: Environments of peers, whose Pythons the script gets as arguments, with the packages
+            whose versions are shown.
+        shared: Packages that the peers must have in our versions, because fitted models pass
+            between them.
+        arguments: More of them.
+    """
+
+    title: str
+    versions: tuple[str, ...] = ("ai-edge-litert", "scikit-learn", "numpy")
+    peers: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    shared: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+
+KERAS = ("tensorflow", "keras", "litert-quantizer", "ai-edge-litert")
+
+BENCHES = {
+    "classical": Bench(
+        "Classical models beside their peers",
+        peers=(
+            ("peers", ("onnxruntime", "skl2onnx", "onnx")),
+            ("peers-hummingbird", ("hummingbird-ml", "torch")),
+        ),
+        shared=("scikit-learn", "numpy", "joblib"),
+    ),
+    "device": Bench("The device runtime beside the bare interpreter"),
+    "curves": Bench("Learning curves: what extrapolating is worth", ("scikit-learn",)),
+    "sparse": Bench("Nets with less in them", KERAS),
+    "transfer": Bench("Transfer learning from a few labels", KERAS),
+    "families": Bench("Keras Applications in both device runtimes", KERAS),
+    "selection": Bench(
+        "Choosing a model beside FLAML and AutoGluon",
+        ("scikit-learn", "optuna"),
+        peers=(("peers-automl", ("flaml", "autogluon.tabular")),),
+    ),
 }
-"""Environments, and the packages in them whose versions are shown."""
 
 
-def peers_python(name: str) -> Path:
+def peers_python(name: str, shared: tuple[str, ...]) -> Path:
     """Return the Python of an environment of peers; make it if it is not complete."""
     environment = ROOT / f".venv-{name}"
     python = environment / "bin" / "python"
     done = environment / "complete"
     requirements = HERE / f"peers-requirements{name.removeprefix('peers')}.txt"
     wanted = requirements.read_text() + "".join(
-        f"{name}=={metadata.version(name)}\n" for name in SHARED
+        f"{package}=={metadata.version(package)}\n" for package in shared
     )
     if done.exists() and done.read_text() == wanted:
         return python
@@ -59,31 +96,37 @@ def versions_in(python: Path, packages: tuple[str, ...]) -> list[str]:
     return [f"{name} {v}" for name, v in zip(packages, made.stdout.split(), strict=True)]
 
 
-def heading(pythons: dict[str, Path]) -> str:
-    """Say where and when this was measured."""
-    versions = versions_in(Path(sys.executable), SHOWN)
-    for name, python in pythons.items():
-        versions += versions_in(python, PEERS[name])
+def run(name: str) -> str:
+    """Run one bench and return its page."""
+    bench = BENCHES[name]
+    versions = versions_in(Path(sys.executable), bench.versions)
+    pythons = []
+    for peers, packages in bench.peers:
+        pythons.append(peers_python(peers, bench.shared))
+        versions += versions_in(pythons[-1], packages)
+    command = [sys.executable, str(HERE / f"{name}.py"), *map(str, pythons), *bench.arguments]
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return (
-        "# Measured side by side\n\n"
+        f"# {bench.title}\n\n"
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}; "
-        f"{', '.join(versions)}. One thread. Latencies are medians of single calls from Python, "
-        "the contenders in turns; ratios carry over to other machines, digits do not. Labels and "
-        "probabilities are compared with scikit-learn's on the same rows; an int8 model is given "
-        "the quantized rows, so its deviation is that of the quantization.\n"
+        f"{', '.join(versions)}. Ratios carry over to other machines, digits do not.\n\n"
+        f"{made.stdout.rstrip()}\n"
     )
 
 
 def main() -> None:
-    """Run all benches; the results appear only when all went through."""
-    pythons = {name: peers_python(name) for name in PEERS}
-    parts = [heading(pythons)]
-    for title, script in BENCHES.items():
-        command = [sys.executable, str(HERE / script), *map(str, pythons.values())]
-        made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        parts.append(f"## {title}\n\n{made.stdout}")
-    RESULTS.write_text("\n".join(parts))
-    print(RESULTS.read_text())
+    """Run the named benches; a page appears only when its bench went through."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
+    names = parser.parse_args().names or list(BENCHES)
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        parser.error(f"there is no bench {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    for name in names:
+        print(f"running {name} ...", file=sys.stderr)
+        page = run(name)
+        (HERE / f"{name}.md").write_text(page)
+        print(page)
 
 
 if __name__ == "__main__":

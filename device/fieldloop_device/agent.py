@@ -180,6 +180,9 @@ class Agent:
             outbox_count=self.outbox.count,
             outbox_bytes=self.outbox.size_bytes,
             dropped_count=self.outbox.dropped_count,
+            unreadable_count=self.reporter.unreadable_count if self.reporter else 0,
+            shadow_sha256=self.shadow.sha256,
+            shadow_error=self.shadow.error or self.shadow_place.error,
             fault="; ".join(filter(None, (self.outbox.fault, self.store.fault))),
         )
 

@@ -25,6 +25,7 @@ from fieldloop_device.config import load_config, read_trust
 from fieldloop_device.doctor import examine
 from fieldloop_device.endpoint import Endpoint
 from fieldloop_device.inputs import read_many
+from fieldloop_device.logs import set_up_logs
 from fieldloop_device.measure import measure as measure_bundle
 from fieldloop_device.runtime import Runtime, active_bundle
 from fieldloop_device.sources.opening import KINDS, open_source
@@ -112,11 +113,7 @@ def _said(fields: dict[str, str], text: str, code: int, words: Sequence[str]) ->
 @click.option("-v", "--verbose", is_flag=True, help="Log what the agent does to stderr.")
 def main(*, verbose: bool) -> None:
     """Run a signed model on this device."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    set_up_logs(sys.stderr, verbose=verbose)
 
 
 @main.command()

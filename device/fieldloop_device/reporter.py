@@ -17,6 +17,7 @@ from fieldloop.errors import DataError, FieldloopError, NotConnectedError
 from fieldloop.state import DesiredState, Presence, ReportedState
 from fieldloop.telemetry import Ack
 from fieldloop.transport import Message, Transport, Will
+from fieldloop.wire import MessageT
 from fieldloop_device.outbox import Outbox, Row
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ class Reporter:
         clock: Stamps the moment of sending.
         on_desired: Told of desired states.
         wake: Called when there is something to do for `pump`.
+
+    Attributes:
+        sent_count: Messages sent since the start, each time they were.
+        unreadable_count: Messages from home that could not be read.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Reporter:
         self._cursor = (0, 0)
         self._patience_ms = ACK_TIMEOUT_MS
         self.sent_count = 0
+        self.unreadable_count = 0
         transport.on_connection(self._note_connection)
         transport.subscribe(topics.down(device, "ack"), self._hear_ack)
         transport.subscribe(topics.down(device, "des"), self._hear_desired)
@@ -125,10 +131,9 @@ class Reporter:
         self._wake()
 
     def _hear_ack(self, message: Message) -> None:
-        try:
-            ack = wire.decode(Ack, message.payload)
-        finally:
-            message.ack()
+        ack = self._read(Ack, message)
+        if ack is None:
+            return
         self._outbox.acknowledge(ack)
         with self._lock:
             for number in [
@@ -141,12 +146,20 @@ class Reporter:
         self._wake()
 
     def _hear_desired(self, message: Message) -> None:
-        try:
-            if message.payload:
-                self._on_desired(wire.decode(DesiredState, message.payload))
-        finally:
-            message.ack()
+        desired = self._read(DesiredState, message) if message.payload else None
+        if desired is not None:
+            self._on_desired(desired)
         self._wake()
+
+    def _read(self, kind: type[MessageT], message: Message) -> MessageT | None:
+        """Read a message from home, whose delivery ends here; None, and counted, if it is none."""
+        message.ack()
+        try:
+            return wire.decode(kind, message.payload)
+        except DataError as error:
+            self.unreadable_count += 1
+            logger.warning("%s: %s", message.topic, error)
+            return None
 
     # What is said
 

@@ -29,6 +29,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         outbox_count: Messages that the cloud has not acknowledged.
         outbox_bytes: Their size.
         dropped_count: Messages lost for want of space since the start.
+        unreadable_count: Messages from home that could not be read.
+        shadow_sha256: The challenger that runs in the shadow; empty without one.
+        shadow_error: Why the wanted one does not run; empty if it does.
         fault: What is wrong with this machine, such as a full disk; empty if nothing.
     """
 
@@ -50,6 +53,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     outbox_count: int = 0
     outbox_bytes: int = 0
     dropped_count: int = 0
+    unreadable_count: int = 0
+    shadow_sha256: str = ""
+    shadow_error: str = ""
     fault: str = ""
 
 

@@ -80,8 +80,24 @@ class StreamedImages:
 
     def copies(self) -> NDArray[np.int64]:
         """Number rows so that files with the same bytes share a number; nothing is decoded."""
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths]
+        digests = [hashlib.sha256(self.encoded(path)).hexdigest() for path in self.paths]
         return np.unique(digests, return_inverse=True)[1].astype(np.int64)
+
+    @staticmethod
+    def encoded(path: Path) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"an image cannot be read: {error.strerror}",
+                where=str(path),
+                advice="Put it back, or load the folder again.",
+            ) from error
 
     def reshape(self, *shape: Any) -> NDArray[np.float32]:
         """Decode everything into an array of another shape."""
@@ -91,10 +107,11 @@ class StreamedImages:
     def _row(self, number: int) -> NDArray[np.float32]:
         path = self.paths[number]
         try:
-            return self._encoder.row(path)[0]
+            row: NDArray[np.float32] = self._encoder.row(path)[0]
         except DataError as error:
             raise DataError(
                 f"an image cannot be read: {error.what}",
                 where=str(path),
                 advice="Repair it or take it out of the folder.",
             ) from error
+        return row

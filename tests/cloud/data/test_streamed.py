@@ -55,3 +55,11 @@ def test_more_than_memory_holds_is_refused_as_an_array(folder, monkeypatch):
     assert np.asarray(data.X[:2]).shape[0] == 2
     with pytest.raises(DataError, match=r"30 images .* do not fit in memory"):
         np.asarray(data.X)
+
+
+def test_a_file_that_is_gone_is_named(folder):
+    data = Dataset.load(folder, stream=True)
+    data.X.paths[4].unlink()
+    for read in (data.X.copies, lambda: data.X[4]):
+        with pytest.raises(DataError, match=f"cannot be read.*{data.X.paths[4].name}"):
+            read()

@@ -13,11 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.codec import Prediction, TargetAnswer
-from fieldloop.histogram import pack_counts
+from fieldloop.histogram import write_counts
 from fieldloop.profile import ReferenceProfile, monitored
 from fieldloop.signature import Category, Signature
 from fieldloop.targets import target_views
-from fieldloop.telemetry import CONFIDENCE_EDGES, LATENCY_EDGES_MS, Clock, TelemetryWindow
+from fieldloop.telemetry import (
+    CONFIDENCE_EDGES,
+    LATENCY_EDGES_MS,
+    STUCK_RUN,
+    Clock,
+    TelemetryWindow,
+)
+from fieldloop_device.resources import ResourceMeter
 
 _FOLD_AT = 256
 _FOLD_BYTES = 1 << 20
@@ -25,6 +32,9 @@ _FOLD_BYTES = 1 << 20
 
 MODEL_ID_DIGITS = 16
 """Telemetry names a model by so many hex digits of its bundle's SHA-256."""
+
+_VARIED_CELLS = 4
+"""A quantity whose reference fills so many cells is measured; with fewer it may be a switch."""
 
 _Answer = tuple[float, Category | None, float | None, tuple[TargetAnswer, ...]]
 """Latency, label, confidence and targets of one prediction."""
@@ -53,6 +63,8 @@ class Monitor:
         self._high = np.asarray([item.high for item in profile.quantities])
         self._model = sha256[:MODEL_ID_DIGITS]
         self._class_of, self._class_count = _classes(signature)
+        self._runs = _Runs(_varied(signature, profile))
+        self._meter = ResourceMeter()
         self._answers: list[_Answer] = []
         self._rows: list[NDArray[np.float32]] = []
         self._capacity = 1  # until the size of a row is known
@@ -119,15 +131,17 @@ class Monitor:
             prediction_count=self._prediction_count,
             rejected_count=self._rejected_count,
             error_counts=dict(self._errors),
-            latency_counts=_packed(self._latency_counts),
+            latency_counts=_text(self._latency_counts),
             confidence_counts=(
-                tuple(_packed(row) for row in self._confidence_counts)
+                tuple(_text(row) for row in self._confidence_counts)
                 if self._confidence_counts.any()
                 else ()
             ),
-            feature_counts=tuple(_packed(counts) for counts in self._features),
+            feature_counts=tuple(_text(counts) for counts in self._features),
             missing_counts=_counts_or_nothing(self._missing),
             out_of_range_counts=_counts_or_nothing(self._outside),
+            stuck_counts=_counts_or_nothing(self._stuck),
+            resources=self._meter.read(),
             feedback_count=self._feedback_count,
             feedback_correct_count=self._feedback_correct_count,
         )
@@ -180,16 +194,58 @@ class Monitor:
         self._features = [np.zeros(len(edges) + 1, dtype=np.int64) for edges in self._edges]
         self._missing = np.zeros(len(self._edges), dtype=np.int64)
         self._outside = np.zeros(len(self._edges), dtype=np.int64)
+        self._stuck = np.zeros(len(self._edges), dtype=np.int64)
 
     def _count(self, rows: NDArray[np.float32]) -> None:
         values = monitored(self._signature, rows)
         self._missing += np.isnan(values).sum(axis=0)
         with np.errstate(invalid="ignore"):
             self._outside += ((values < self._low) | (values > self._high)).sum(axis=0)
+        self._stuck += self._runs.count(values)
         finite = np.isfinite(values)
         for column, edges in enumerate(self._edges):
             cells = np.searchsorted(edges, values[finite[:, column], column], side="right")
             self._features[column] += np.bincount(cells, minlength=len(edges) + 1)
+
+
+class _Runs:
+    """Counts readings of sensors that stopped moving; runs go on from batch to batch.
+
+    Args:
+        varied: For each quantity whether an unchanging value is strange, shape (quantities,).
+    """
+
+    def __init__(self, varied: NDArray[np.bool_]) -> None:
+        self._varied = varied
+        self._last = np.full(len(varied), np.nan)
+        self._length = np.zeros(len(varied), dtype=np.int64)
+
+    def count(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Count, for each quantity, the values that end a run of at least `STUCK_RUN` equal ones.
+
+        Args:
+            values: Shape (n, quantities), n > 0, in the order of time.
+        """
+        before = np.vstack([self._last, values[:-1]])
+        places = np.arange(1, len(values) + 1)[:, np.newaxis]
+        # The place of the last change, seen from here; before the batch, where the run began.
+        changes = np.where(values == before, -self._length, places - 1)
+        lengths = places - np.maximum.accumulate(changes, axis=0)
+        self._last, self._length = values[-1], lengths[-1]
+        stuck: NDArray[np.int64] = ((lengths >= STUCK_RUN) & self._varied).sum(axis=0)
+        return stuck
+
+
+def _varied(signature: Signature, profile: ReferenceProfile) -> NDArray[np.bool_]:
+    """Tell which quantities varied in training; categories and switches may well stand still."""
+    categorical = {feature.name for feature in signature.features if feature.categories}
+    return np.asarray(
+        [
+            item.name not in categorical and sum(map(bool, item.counts)) >= _VARIED_CELLS
+            for item in profile.quantities
+        ],
+        dtype=np.bool_,
+    )
 
 
 def _classes(signature: Signature) -> tuple[tuple[dict[Category | None, int], ...], int]:
@@ -204,8 +260,8 @@ def _classes(signature: Signature) -> tuple[tuple[dict[Category | None, int], ..
     return rows, starts[-1]
 
 
-def _packed(counts: NDArray[np.int64]) -> tuple[int, ...]:
-    return tuple(pack_counts(counts.tolist()))
+def _text(counts: NDArray[np.int64]) -> str:
+    return write_counts(counts.tolist())
 
 
 def _counts_or_nothing(counts: NDArray[np.int64]) -> tuple[int, ...]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from fieldloop.histogram import pack_counts, unpack_counts
-from fieldloop.telemetry import ShadowCounts, TelemetryWindow
+from fieldloop.histogram import Packed, add_counts, pack_counts, unpack_counts
+from fieldloop.telemetry import Resources, ShadowCounts, TelemetryWindow
 
 
 def can_merge(first: TelemetryWindow, second: TelemetryWindow) -> bool:
@@ -32,16 +32,33 @@ def merge(first: TelemetryWindow, second: TelemetryWindow) -> TelemetryWindow:
         prediction_count=first.prediction_count + second.prediction_count,
         rejected_count=first.rejected_count + second.rejected_count,
         error_counts=_add_named(first.error_counts, second.error_counts),
-        latency_counts=_add_packed(first.latency_counts, second.latency_counts),
-        confidence_counts=_add_rows(first.confidence_counts, second.confidence_counts),
-        feature_counts=_add_rows(first.feature_counts, second.feature_counts),
+        latency_counts=add_counts(first.latency_counts, second.latency_counts),
+        confidence_counts=_add_histograms(first.confidence_counts, second.confidence_counts),
+        feature_counts=_add_histograms(first.feature_counts, second.feature_counts),
         missing_counts=_add(first.missing_counts, second.missing_counts),
         out_of_range_counts=_add(first.out_of_range_counts, second.out_of_range_counts),
+        stuck_counts=_add(first.stuck_counts, second.stuck_counts),
+        resources=_add_resources(first.resources, second.resources),
         merged_count=max(first.merged_count, 1) + max(second.merged_count, 1),
         dropped_count=max(first.dropped_count, second.dropped_count),
         feedback_count=first.feedback_count + second.feedback_count,
         feedback_correct_count=first.feedback_correct_count + second.feedback_correct_count,
         shadow=_add_shadows(first.shadow, second.shadow),
+    )
+
+
+def _add_resources(first: Resources | None, second: Resources | None) -> Resources | None:
+    """Take the largest of what is a level, the sum of what was spent."""
+    if first is None or second is None:
+        return first or second
+    temperatures = [
+        item.temperature_c for item in (first, second) if item.temperature_c is not None
+    ]
+    return Resources(
+        rss_kib=max(first.rss_kib, second.rss_kib),
+        cpu_ms=first.cpu_ms + second.cpu_ms,
+        temperature_c=max(temperatures, default=None),
+        throttle_count=first.throttle_count + second.throttle_count,
     )
 
 
@@ -96,3 +113,9 @@ def _add_rows(
     if not first or not second:
         return tuple(first or second)
     return tuple(_add_packed(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _add_histograms(first: Sequence[Packed], second: Sequence[Packed]) -> tuple[Packed, ...]:
+    if not first or not second:
+        return tuple(first or second)
+    return tuple(add_counts(a, b) for a, b in zip(first, second, strict=True))

@@ -6,7 +6,8 @@ field. `counts` has one cell more than there are edges: below the first, between
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 import msgspec
 import numpy as np
@@ -95,27 +96,124 @@ def _flush(packed: list[int], zeros: int) -> None:
         packed.append(-zeros)
 
 
-def unpack_counts(packed: Sequence[int], *, cell_count: int) -> list[int]:
-    """Undo `pack_counts`.
+Packed = str | tuple[int, ...]
+"""Counts on the wire: text as `write_counts` makes it, or a list as `pack_counts` makes it."""
+
+_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
+_BITS = 5
+_MORE = 1 << _BITS
+"""A digit carries five bits, the lowest first; the sixth says that another digit follows."""
+_RUN = "*"
+_MAX_BITS = 63
+_SHORTEST_RUN = 3
+
+
+def write_counts(counts: Iterable[int]) -> str:
+    """Write counts as text: half the bytes of a JSON list, and any tool can still read along.
+
+    Each count is a base-64 VLQ as in source maps, without a sign: A is 0, B is 1, f is 31, gB is
+    32. A star and a number stand for so many zeros.
+    (https://tc39.es/ecma426/#sec-base64-vlq)
+
+    Example:
+        >>> write_counts([5, 0, 0, 0, 2, 0, 40])
+        'F*DCAoB'
+    """
+    text = []
+    for count, run in groupby(counts):
+        length = len(list(run))
+        if count == 0 and length >= _SHORTEST_RUN:
+            text.append(_RUN + _number(length))
+        else:
+            text.append(_number(int(count)) * length)
+    return "".join(text)
+
+
+def _number(value: int) -> str:
+    text = ""
+    while value >= _MORE:
+        text += _DIGITS[value % _MORE + _MORE]
+        value >>= _BITS
+    return text + _DIGITS[value]
+
+
+def _read_numbers(text: str) -> Iterator[tuple[int, int]]:
+    """Yield (count, how often)."""
+    value = shift = 0
+    is_run = False
+    for place, digit in enumerate(text):
+        if digit == _RUN and not shift and not is_run:
+            is_run = True
+            continue
+        bits = _VALUES.get(digit)
+        if bits is None or shift > _MAX_BITS:
+            raise _unreadable(text, place)
+        value |= (bits % _MORE) << shift
+        shift += _BITS
+        if bits < _MORE:
+            if value >> _MAX_BITS:
+                raise _unreadable(text, place)
+            yield (0, value) if is_run else (value, 1)
+            value = shift = 0
+            is_run = False
+    if shift or is_run:
+        raise _unreadable(text, len(text))
+
+
+def _unreadable(text: str, place: int) -> DataError:
+    return DataError(
+        f"'{text[:40]}' is no text of counts: look at character {place}",
+        advice="Check that device and cloud use the same release.",
+    )
+
+
+def add_counts(first: Packed, second: Packed) -> Packed:
+    """Add two packed histograms of the same cells; an empty one stands for zeros.
 
     Raises:
-        DataError: The packed counts do not make exactly `cell_count` cells. The length is checked
-            before anything is expanded, so a hostile run cannot exhaust memory.
+        DataError: They have different numbers of cells.
+
+    Example:
+        >>> add_counts(write_counts([1, 0, 0]), (2, -2))
+        'DAA'
+    """
+    if not first or not second:
+        return first or second
+    cell_count = sum(length for _, length in _runs(first))
+    pairs = zip(
+        unpack_counts(first, cell_count=cell_count),
+        unpack_counts(second, cell_count=cell_count),
+        strict=True,
+    )
+    return write_counts(a + b for a, b in pairs)
+
+
+def _runs(packed: Sequence[int] | str) -> list[tuple[int, int]]:
+    if isinstance(packed, str):
+        return list(_read_numbers(packed))
+    return [(0, -item) if item < 0 else (item, 1) for item in packed]
+
+
+def unpack_counts(packed: Sequence[int] | str, *, cell_count: int) -> list[int]:
+    """Undo `pack_counts` or `write_counts`.
+
+    Raises:
+        DataError: The packed counts do not make exactly `cell_count` cells, or are no text of
+            counts. The length is checked before anything is expanded, so a hostile run cannot
+            exhaust memory.
 
     Example:
         >>> unpack_counts([5, -3, 2, 0], cell_count=6)
         [5, 0, 0, 0, 2, 0]
+        >>> unpack_counts("F*DCA", cell_count=6)
+        [5, 0, 0, 0, 2, 0]
     """
-    total = sum(-item if item < 0 else 1 for item in packed)
+    runs = _runs(packed)
+    total = sum(length for _, length in runs)
     if total != cell_count:
         raise DataError(
             f"a histogram of {total} cells came where {cell_count} were expected",
             advice="Check that device and cloud use the same bundle.",
         )
-    counts: list[int] = []
-    for item in packed:
-        if item < 0:
-            counts.extend([0] * -item)
-        else:
-            counts.append(item)
-    return counts
+    return [count for count, length in runs for _ in range(length)]

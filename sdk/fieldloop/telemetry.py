@@ -5,13 +5,15 @@ messages of one boot over all streams; together they order a device's messages a
 them idempotent. Both are 64-bit and never wrap. Clock readings come in pairs, because a device's
 wall clock may be wrong: the cloud can place an event by the monotonic difference instead.
 
-On the wire these are JSON objects with short keys (see `wire`); in code they have names.
+On the wire these are JSON objects with short keys (see `wire`); in code they have names. Histograms
+are text there (see `histogram.write_counts`); lists of counts are read too.
 """
 
 from typing import Literal
 
 import msgspec
 
+from fieldloop.histogram import Packed
 from fieldloop.signature import Category
 
 Stream = Literal["tel", "evt", "smp"]
@@ -79,6 +81,22 @@ DIFFERENCE_EDGES: tuple[float, ...] = tuple(
 """Edges of the histogram of differences between two values, two to a decade."""
 
 
+class Resources(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What the agent's process took during a window; on the wire a list.
+
+    Attributes:
+        rss_kib: Resident memory at the window's end, in KiB.
+        cpu_ms: Processor time; divided by the window's length it is the share of a core.
+        temperature_c: Hottest sensor at the window's end; None where the system shows none.
+        throttle_count: How often a processor was slowed down because of heat or a weak supply.
+    """
+
+    rss_kib: int
+    cpu_ms: int
+    temperature_c: float | None = None
+    throttle_count: int = 0
+
+
 class TelemetryWindow(
     msgspec.Struct,
     frozen=True,
@@ -99,6 +117,8 @@ class TelemetryWindow(
         "feature_counts": "f",
         "missing_counts": "mi",
         "out_of_range_counts": "oo",
+        "stuck_counts": "st",
+        "resources": "r",
         "sent": "t",
         "merged_count": "mg",
         "dropped_count": "dr",
@@ -128,6 +148,9 @@ class TelemetryWindow(
             packed histogram over the profile's bins.
         missing_counts: Missing values for each monitored quantity; empty if none.
         out_of_range_counts: Values outside the trained range for each; empty if none.
+        stuck_counts: For each quantity that varied in training, values that came after at least
+            `STUCK_RUN` - 1 equal ones without a break; empty if none.
+        resources: What the agent's process took; None where the system does not tell.
         merged_count: How many windows were merged into this one to save space (0: none).
         dropped_count: Messages this device has had to drop since the boot began.
         feedback_count: Predictions whose truth became known in this window.
@@ -145,17 +168,22 @@ class TelemetryWindow(
     prediction_count: int = 0
     rejected_count: int = 0
     error_counts: dict[str, int] = {}
-    latency_counts: tuple[int, ...] = ()
-    confidence_counts: tuple[tuple[int, ...], ...] = ()
-    feature_counts: tuple[tuple[int, ...], ...] = ()
+    latency_counts: Packed = ""
+    confidence_counts: tuple[Packed, ...] = ()
+    feature_counts: tuple[Packed, ...] = ()
     missing_counts: tuple[int, ...] = ()
     out_of_range_counts: tuple[int, ...] = ()
+    stuck_counts: tuple[int, ...] = ()
+    resources: Resources | None = None
     merged_count: int = 0
     dropped_count: int = 0
     feedback_count: int = 0
     feedback_correct_count: int = 0
     shadow: ShadowCounts | None = None
 
+
+STUCK_RUN = 32
+"""So many exactly equal readings in a row are no coincidence where a sensor has noise."""
 
 LATENCY_EDGES_MS: tuple[float, ...] = tuple(
     round(base * 10.0**power, 6) for power in range(-3, 4) for base in (1.0, 1.8, 3.2, 5.6)

@@ -13,6 +13,7 @@ from fieldloop.errors import (
     ModelRuntimeError,
     SignatureError,
 )
+from fieldloop.histogram import unpack_counts
 from fieldloop.telemetry import FieldSample, TelemetryWindow
 from fieldloop.testing.transport import InMemoryTransport
 from fieldloop_device.agent import Agent
@@ -226,7 +227,7 @@ def test_the_model_is_exchanged_without_dropping_or_mixing_a_request(bench):
     assert sum(window.prediction_count for window in windows(made.cloud)) == sum(asked)
     # The one model says "bad", the other "good": a window must hold its own model's answers only.
     for window in windows(made.cloud):
-        good, bad = (sum(max(cell, 0) for cell in row) for row in window.confidence_counts)
+        good, bad = (sum(unpack_counts(row, cell_count=9)) for row in window.confidence_counts)
         is_old = window.model == made.device.sha256[:16]
         assert (bad if is_old else good) == window.prediction_count
 

@@ -2,8 +2,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fieldloop.histogram import pack_counts, unpack_counts
-from fieldloop.telemetry import Clock, TelemetryWindow
+from fieldloop.histogram import pack_counts, unpack_counts, write_counts
+from fieldloop.telemetry import Clock, Resources, TelemetryWindow
 from fieldloop_device.windows import can_merge, merge
 
 CELLS = 6
@@ -13,10 +13,10 @@ counts = st.lists(st.integers(0, 50), min_size=CELLS, max_size=CELLS)
 @st.composite
 def windows(draw):
     start = draw(st.integers(0, 1000))
-    packed = st.just(()) | counts.map(lambda row: tuple(pack_counts(row)))
-    rows = st.just(()) | st.tuples(
-        *[counts.map(lambda row: tuple(pack_counts(row))) for _ in range(2)]
-    )
+    # An outbox may still hold windows of an older release, whose counts are lists.
+    full = counts.map(write_counts) | counts.map(lambda row: tuple(pack_counts(row)))
+    packed = st.just("") | full
+    rows = st.just(()) | st.tuples(full, full)
     plain = st.just(()) | st.tuples(st.integers(0, 9), st.integers(0, 9))
     number = st.integers(0, 100)
     return TelemetryWindow(
@@ -33,6 +33,7 @@ def windows(draw):
         feature_counts=draw(rows),
         missing_counts=draw(plain),
         out_of_range_counts=draw(plain),
+        stuck_counts=draw(plain),
         merged_count=draw(st.sampled_from([0, 2, 3])),
         dropped_count=draw(number),
         feedback_count=draw(number),
@@ -58,6 +59,7 @@ def totals(window):
         [expanded(row) for row in window.feature_counts or [()] * 2],
         list(window.missing_counts or (0, 0)),
         list(window.out_of_range_counts or (0, 0)),
+        list(window.stuck_counts or (0, 0)),
     )
 
 
@@ -89,3 +91,15 @@ def test_only_windows_of_one_boot_and_model_merge(window):
     assert can_merge(window, window)
     assert not can_merge(window, msgspec.structs.replace(window, boot=2))
     assert not can_merge(window, msgspec.structs.replace(window, model="n"))
+
+
+def test_levels_are_the_highest_and_what_was_spent_is_the_sum():
+    now = Clock(mono_ms=0, wall_ms=0)
+    window = TelemetryWindow(boot=1, seq=1, model="m", start=now, end=now)
+    cool = Resources(rss_kib=10, cpu_ms=5, temperature_c=None, throttle_count=1)
+    hot = Resources(rss_kib=7, cpu_ms=6, temperature_c=80.5, throttle_count=2)
+    first, second = (msgspec.structs.replace(window, resources=item) for item in (cool, hot))
+    expected = Resources(rss_kib=10, cpu_ms=11, temperature_c=80.5, throttle_count=3)
+    assert merge(first, second).resources == merge(second, first).resources == expected
+    assert merge(first, window).resources == cool
+    assert merge(window, window).resources is None

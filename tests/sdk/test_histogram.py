@@ -1,12 +1,20 @@
 """Frozen bins: the same cell for the same value, on every device and for ever."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fieldloop.errors import DataError
-from fieldloop.histogram import Bins, pack_counts, unpack_counts
+from fieldloop.histogram import (
+    Bins,
+    add_counts,
+    pack_counts,
+    unpack_counts,
+    write_counts,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 samples = st.lists(finite, min_size=1, max_size=60)
@@ -66,3 +74,49 @@ def test_packed_counts_come_back_and_are_never_longer(counts):
 def test_packed_counts_of_another_length_are_refused_before_they_are_expanded(packed):
     with pytest.raises(DataError, match="cells"):
         unpack_counts(packed, cell_count=4)
+
+
+@given(st.lists(st.sampled_from([0, 0, 0, 1, 31, 32]) | st.integers(0, 2**63 - 1)))
+def test_written_counts_come_back_and_are_shorter_than_a_list(counts):
+    text = write_counts(counts)
+    assert unpack_counts(text, cell_count=len(counts)) == counts
+    assert len(text) <= len(json.dumps(pack_counts(counts), separators=(",", ":")))
+    assert json.loads(json.dumps(text)) == text
+    assert "\\" not in json.dumps(text)
+
+
+@given(st.text(max_size=30) | st.text("AZaz09+/*g", max_size=30), st.integers(0, 40))
+def test_any_text_is_read_or_refused(text, cell_count):
+    try:
+        counts = unpack_counts(text, cell_count=cell_count)
+    except DataError:
+        return
+    assert len(counts) == cell_count
+    assert all(0 <= count < 1 << 63 for count in counts)
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "g", "**A", "A*", "ä", " A", "*" + "/" * 12 + "f", "/" * 10_000_000]
+)
+def test_text_that_is_no_histogram_is_refused_before_it_is_expanded(text):
+    with pytest.raises(DataError):
+        unpack_counts(text, cell_count=4)
+
+
+@given(
+    st.integers(0, 20).flatmap(
+        lambda size: st.tuples(*[st.lists(st.integers(0, 99), min_size=size, max_size=size)] * 2)
+    ),
+    st.booleans(),
+)
+def test_added_counts_are_the_sums(pair, as_list):
+    first = tuple(pack_counts(pair[0])) if as_list else write_counts(pair[0])
+    total = add_counts(first, write_counts(pair[1]))
+    expected = [a + b for a, b in zip(*pair, strict=True)]
+    assert unpack_counts(total, cell_count=len(expected)) == expected
+    assert add_counts(first, "") == first or not first
+
+
+def test_histograms_of_different_cells_cannot_be_added():
+    with pytest.raises(DataError, match="cells"):
+        add_counts("AA", "AAA")

@@ -10,6 +10,7 @@ from fieldloop.errors import ConfigError
 from fieldloop.manifest import BundleContent
 from fieldloop_cloud.cli.output import DURATION, emit, home_option, json_option, plain, table
 from fieldloop_cloud.fleet.agreement import agreements
+from fieldloop_cloud.fleet.condition import Condition, conditions
 from fieldloop_cloud.fleet.counts import FieldWindow
 from fieldloop_cloud.fleet.drift import DriftPolicy, DriftVerdict, explained, verdicts
 from fieldloop_cloud.fleet.estimate import EstimatedAccuracy, estimated_accuracy
@@ -34,10 +35,11 @@ def status(*, home: Home, as_json: bool) -> None:
         counts, presence, reported = store.counts(), store.presence(), store.reported()
         rollout = Rollout(store).current()
         compared = agreements(store.shadowed_windows())
+        states = _conditions(home, store)
     running: dict[str, int] = {}
     for state in reported.values():
         running[state.running_sha256] = running.get(state.running_sha256, 0) + 1
-    result = {
+    result: dict[str, Any] = {
         "provisioned": len(provisioned(home)),
         "online": sum(item.online for item in presence.values()),
         "stored": sum(item.stored for item in counts),
@@ -46,6 +48,7 @@ def status(*, home: Home, as_json: bool) -> None:
         "missing": sum(item.missing for item in counts),
         "running": running,
         "shadows": compared,
+        "warnings": {name: item.warnings for name, item in states.items() if item.warnings},
         "rollout": None
         if rollout is None
         else {"id": rollout.rollout_id, "stage": rollout.stage, "reason": rollout.reason},
@@ -58,6 +61,8 @@ def status(*, home: Home, as_json: bool) -> None:
             console.print(f"{count} devices run {sha256[:16] or 'nothing'}", markup=False)
         for item in compared:
             console.print(item.sentence, markup=False)
+        for name, warnings in result["warnings"].items():
+            console.print(f"{name}: {', '.join(warnings)}", markup=False)
         if rollout is not None:
             console.print(f"rollout {rollout.rollout_id}: {rollout.stage} {rollout.reason}")
 
@@ -73,8 +78,9 @@ def devices(*, home: Home, as_json: bool) -> None:
     with Store(home.store_file) as store:
         presence, reported = store.presence(), store.reported()
         counts = {item.device: item for item in store.counts()}
+        states = _conditions(home, store)
     names = sorted({*known, *presence, *reported, *counts})
-    result = [
+    result: list[dict[str, Any]] = [
         {
             "device": name,
             "device_class": known.get(name, ""),
@@ -87,6 +93,8 @@ def devices(*, home: Home, as_json: bool) -> None:
             "shadow_error": reported[name].shadow_error if name in reported else "",
             "backend": reported[name].backend if name in reported else "",
             "counts": plain(counts[name]) if name in counts else None,
+            "condition": plain(states[name]) if name in states else None,
+            "warnings": states[name].warnings if name in states else (),
         }
         for name in names
     ]
@@ -101,11 +109,11 @@ def devices(*, home: Home, as_json: bool) -> None:
                 item["release"],
                 item["phase"],
                 counts[str(item["device"])].windows if item["counts"] else 0,
-                item["error"],
+                "; ".join(filter(None, (item["error"], *item["warnings"]))),
             )
             for item in result
         ]
-        columns = ("device", "class", "online", "runs", "release", "phase", "windows", "error")
+        columns = ("device", "class", "online", "runs", "release", "phase", "windows", "look at")
         console.print(table("devices", columns, rows))
 
     emit(result, as_json=as_json, text=text)
@@ -153,6 +161,11 @@ def drift(
             console.print("no device has reported a model of this home yet")
 
     emit(result, as_json=as_json, text=text)
+
+
+def _conditions(home: Home, store: Store) -> dict[str, Condition]:
+    profiles = {sha256[:16]: content.profile for sha256, content in published(home).items()}
+    return conditions(store.last_windows(), profiles)
 
 
 def _watched(home: Home, store: Store, model: str) -> list[BundleContent]:

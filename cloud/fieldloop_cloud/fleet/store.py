@@ -124,6 +124,16 @@ class Store:
             for name, at_ms, payload in self._messages("tel", device, model, since_ms, until_ms)
         ]
 
+    def last_windows(self) -> dict[str, TelemetryWindow]:
+        """Return each device's last telemetry window."""
+        rows = self._read(
+            """
+            SELECT device, payload, max(at_ms) FROM messages WHERE stream = 'tel' GROUP BY device
+            """,
+            {},
+        )
+        return {name: wire.decode(TelemetryWindow, payload) for name, payload, _ in rows}
+
     def shadowed_windows(self, since_ms: int | None = None) -> list[FieldWindow]:
         """Return the windows in which a challenger was compared, in the order of their time."""
         rows = self._read(

@@ -83,3 +83,16 @@ def test_the_unit_travels_with_the_package():
                 check=False,
             )
         assert "Unknown" not in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd here")
+def test_the_unit_may_do_little():
+    unit = importlib.resources.files("fieldloop_device") / "fieldloop-device.service"
+    with importlib.resources.as_file(unit) as path:
+        done = subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-200:]

@@ -29,10 +29,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fieldloop_cloud as fl
+from fieldloop import wire
 from fieldloop.interpreter import open_engine
-from fieldloop.telemetry import Clock, TelemetryWindow
+from fieldloop.telemetry import Ack, Clock, TelemetryWindow
+from fieldloop.testing.clock import FakeClock
+from fieldloop.testing.transport import InMemoryBroker, InMemoryTransport
+from fieldloop.topics import down, parse, up_filter
+from fieldloop.transport import Message
 from fieldloop_device import Agent, Runtime
-from fieldloop_device.outbox import Outbox
+from fieldloop_device.outbox import KINDS, Outbox
 
 ROUNDS = 40
 CALLS = 500
@@ -50,6 +55,7 @@ def main() -> None:
         print(_table(_PREDICT, [_predict_row(*case) for case in cases]))
         print(_table(_START, _start_rows(cases[0][1])))
         print(_table(_OUTBOX, _outbox_rows(Path(folder))))
+        print(_table(_FLASH, _flash_rows(cases[0][1])))
         if options.soak:
             print(_soak(cases[0][1], options.soak))
 
@@ -251,6 +257,73 @@ def _our_rate(path: Path, rows: int, batch: int, window: TelemetryWindow) -> flo
     rate = rows / (time.perf_counter() - start)
     outbox.close()
     return rate
+
+
+_FLASH = (
+    "written in a day, windows of 60 s, one input a second",
+    "messages",
+    "by write calls MB",
+    "to the disk MB",
+)
+FLASH_WINDOWS = 120
+_DAY_WINDOWS = 1440
+
+
+def _flash_rows(root: Path) -> list[tuple[str, ...]]:
+    """Return what the agent writes, from a part of a day; the disk's own journal comes on top."""
+    return [
+        _flash_row(root, "home acknowledges", acknowledges=True),
+        _flash_row(root, "home is away", acknowledges=False),
+    ]
+
+
+def _flash_row(root: Path, name: str, *, acknowledges: bool) -> tuple[str, ...]:
+    broker, clock, stored = InMemoryBroker(), FakeClock(), []
+    home = InMemoryTransport(broker, "home")
+
+    def hear(message: Message) -> None:
+        message.ack()
+        address = parse(message.topic)
+        if address.channel not in KINDS:
+            return
+        item = wire.decode(KINDS[address.channel], message.payload)
+        stored.append(item)
+        ack = Ack(boot=item.boot, ranges=((item.seq, item.seq),))
+        home.publish(down(address.device, "ack"), wire.encode(ack))
+
+    if acknowledges:
+        home.subscribe(up_filter(), hear)
+        home.connect()
+    agent = Agent(
+        root,
+        clock=clock,
+        make_transport=lambda will: InMemoryTransport(broker, "device", will=will),
+    ).start(threads=False)
+    rows = np.random.default_rng(0).normal(3.0, 2.0, size=(60, 4)).tolist()
+    begin = _written()
+    for _ in range(FLASH_WINDOWS):
+        for row in rows:
+            agent.predict(row)
+            clock.advance(1_000)
+        agent.record()
+        if acknowledges:
+            while agent.pump():
+                pass
+    end = _written()
+    count = len(stored) if acknowledges else agent.outbox.count
+    agent.stop()
+    scale = _DAY_WINDOWS / FLASH_WINDOWS
+    written = (
+        f"{(after - before) * scale / 1e6:.1f}" for before, after in zip(begin, end, strict=True)
+    )
+    return name, f"{count * scale:,.0f}", *written
+
+
+def _written() -> tuple[int, int]:
+    """Return the bytes that this process has given to write calls, and to block devices."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    found = {key: int(value) for key, value in (line.split(": ") for line in lines)}
+    return found["wchar"], found["write_bytes"]
 
 
 def _soak(root: Path, count: int) -> str:

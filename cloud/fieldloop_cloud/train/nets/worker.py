@@ -38,8 +38,11 @@ from fieldloop_cloud.train.nets.training import Training
 _CALM_NORM = 1.0
 _CALMER = 0.1
 
-_ONEDNN_FULL = "Status: 1, message: could not"
+_ONEDNN_FULL = "Operation received an exception:Status: 1,"
 """What oneDNN's kernels say when they get no memory (dnnl_out_of_memory is 1)."""
+
+_ONEDNN_FAILED = "Operation received an exception:Status:"
+"""What they say of any failure; under a limit on memory that is its commonest cause."""
 
 
 def main(job: Path) -> None:
@@ -90,7 +93,9 @@ def _trained(job: Path, order: NetJob) -> Any:
     except tf.errors.OpError as error:
         if rows.faults:
             raise rows.faults[0] from None
-        if isinstance(error, tf.errors.ResourceExhaustedError) or _ONEDNN_FULL in str(error):
+        limited = order.settings.memory_limit_bytes is not None
+        fault = _ONEDNN_FAILED if limited else _ONEDNN_FULL
+        if isinstance(error, tf.errors.ResourceExhaustedError) or fault in str(error):
             raise _too_large(order) from error
         raise
     return _ended(job, order, training, now.notes)

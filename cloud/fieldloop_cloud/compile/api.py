@@ -76,7 +76,9 @@ def to_tflite(
         held_out: Rows to compare on; None: the example.
         truth: For `auto` the right labels or values of the rows that are compared; None: what the
             float32 model says stands for them. For several targets a dict by their names.
-        device: For `auto` the device class (name, TOML file or `Target`) that it is meant for.
+        device: The device class (name, TOML file or `Target`) that it is meant for: `auto` takes
+            what is fastest there. For a microcontroller a classical model in int8 computes and
+            answers in int8 alone, as `export_c` wants it; linear models and MLPs have this form.
         epsilon: For `auto` the largest share of labels, or loss of R², that may be lost.
         trust: Load a `.keras` file that holds code (Lambda layers); it may do anything.
 
@@ -101,7 +103,8 @@ def to_tflite(
     target = load_target(device) if isinstance(device, (str, Path)) else device
     job = _Job(example, labels, features, image, held_out, trust)
     if not _is_net(model):
-        compile_to, rows = _classical(model, job)
+        integers_only = target is not None and target.integers_only
+        compile_to, rows = _classical(model, job, integers_only=integers_only)
         if precision != "auto":
             return compile_to(precision)
         offers, ladder = compiled_directly(compile_to), CLASSICAL_LADDER
@@ -133,12 +136,17 @@ _CompileTo = Callable[[Precision], Compiled]
 _GiveRows = Callable[[], NDArray[np.float32]]
 
 
-def _classical(model: Any, job: _Job) -> tuple[_CompileTo, _GiveRows]:
+def _classical(model: Any, job: _Job, *, integers_only: bool) -> tuple[_CompileTo, _GiveRows]:
     rows = Rows.of(job.example, features=job.features, image=job.image)
 
     def compile_to(precision: Precision) -> Compiled:
         made = compile_classical(
-            model, rows, precision=precision, labels=job.labels, held_out=job.held_out
+            model,
+            rows,
+            precision=precision,
+            labels=job.labels,
+            held_out=job.held_out,
+            integers_only=integers_only and precision == "int8",
         )
         return _calibrated(made, rows.example)
 

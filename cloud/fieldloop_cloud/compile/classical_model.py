@@ -19,6 +19,7 @@ from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.input_tensor import input_spec, root_value
 from fieldloop_cloud.compile.labelling import Given, Labelling
 from fieldloop_cloud.compile.lowering import Context, Outputs
+from fieldloop_cloud.compile.micro.rewrite import in_integers
 from fieldloop_cloud.compile.originals import ask, target_of, widened
 from fieldloop_cloud.compile.rows import Rows
 from fieldloop_cloud.compile.tensor import Tensor
@@ -37,9 +38,12 @@ def compile_classical(
     labels: Given = None,
     held_out: Any = None,
     compared: bool = True,
+    integers_only: bool = False,
 ) -> Compiled:
     """Lower `model`, pack the flatbuffer, compare it with the original.
 
+    `integers_only` is a form of int8 for processors without floating point: all arithmetic and the
+    outputs are int8 too, so that probabilities come in steps of 1/256 (`micro.rewrite`).
     `compared=False` leaves the comparison out, for a flatbuffer that is only measured, never
     shipped; its evidence is empty.
 
@@ -48,6 +52,7 @@ def compile_classical(
         ConfigError: A precision that classical models do not have, or labels that do not fit.
         GateError: The compiled model deviates from the original beyond the limit.
     """
+    assert precision == "int8" or not integers_only
     if precision not in PRECISIONS:
         raise ConfigError(
             f"a classical model cannot be compiled to {precision}",
@@ -58,11 +63,15 @@ def compile_classical(
         # The original warns about column names that it did not see in training, row by row.
         warnings.simplefilter("ignore")
         graph = Graph(Model())
-        spec = input_spec(rows, precision)
+        spec = input_spec(rows, precision, spread=integers_only)
         value = root_value(graph, rows, spec)
-        context = Context(graph, precision)
+        # The rewriting rounds the weights itself.
+        context = Context(graph, "float32" if integers_only else precision)
         outputs = _lowered(model, value, context, rows)
         specs = _write_outputs(graph, outputs)
+        tflite = graph.finish()
+        if integers_only:
+            tflite, specs = in_integers(tflite, value.example, specs, where=type(model).__name__)
         labelling = Labelling.of(model, specs, labels, classes=context.classes)
         signature = Signature(
             task=_task(model, outputs),
@@ -73,7 +82,7 @@ def compile_classical(
             targets=labelling.targets,
         ).checked()
         pending = Evidence(original="", row_count=0)
-        compiled = Compiled(graph.finish(), signature, pending, precision)
+        compiled = Compiled(tflite, signature, pending, precision)
         if not compared:
             return compiled
         original = labelling.applied(model)

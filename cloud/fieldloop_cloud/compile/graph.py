@@ -113,15 +113,26 @@ class Graph(Ops):
         return self._constants[key]
 
     def quantized_constant(
-        self, codes: NDArray[np.int8], scale: NDArray[Any], *, axis: int = 0, name: str = ""
+        self,
+        codes: NDArray[np.int8] | NDArray[np.int32],
+        scale: NDArray[Any],
+        *,
+        axis: int = 0,
+        name: str = "",
     ) -> Tensor:
-        """Return an int8 constant with scales (one, or one per slice along `axis`), no offset."""
-        tensor = self._tensor(name or "weights_int8", codes.shape, "int8")
-        tensor = Tensor(tensor.index, tensor.shape, "int8", self, codes)
+        """Return an int8 or int32 constant with scales (one, or one per slice along `axis`)."""
+        dtype = codes.dtype.name
+        tensor = self._tensor(name or "weights_int8", codes.shape, dtype)
+        tensor = Tensor(tensor.index, tensor.shape, dtype, self, codes)
         self._graph.tensors[tensor.index].buffer = self.model.buffer(codes)
         scales = np.atleast_1d(scale)
         self._quantize(tensor, scales, np.zeros(len(scales), dtype=np.int64), axis=axis)
         return tensor
+
+    def set_scale(self, tensor: Tensor, scale: float, zero_point: int) -> None:
+        """Say what the integers of a tensor that an op makes stand for."""
+        self._own(tensor)
+        self._quantize(tensor, np.array([scale]), np.array([zero_point]))
 
     def emit(
         self,

@@ -25,8 +25,18 @@ HEADROOM = 0.05
 """Share of a feature's range that is added on both sides: new rows go a little beyond the old."""
 
 
-def input_spec(rows: Rows, precision: Precision) -> TensorSpec:
+WHOLE_HEADROOM = 0.5
+"""The same for whole numbers whose codes are spread: they are often counts, and counts grow."""
+
+
+def input_spec(rows: Rows, precision: Precision, *, spread: bool = False) -> TensorSpec:
     """Describe the input tensor.
+
+    Args:
+        rows: The form of the rows.
+        precision: The model's.
+        spread: Whether whole numbers too are spread over all codes, several codes a step, so that
+            every feature's codes matter about alike: for weights that share one scale.
 
     Raises:
         UnsupportedError: An int8 input for missing values or for more categories than codes.
@@ -40,11 +50,12 @@ def input_spec(rows: Rows, precision: Precision) -> TensorSpec:
             where="precision",
             advice="Use float32 or float16, or impute before the model.",
         )
-    scale, zero = zip(*(_quantization(rows, j) for j in range(rows.width)), strict=True)
+    pairs = (_quantization(rows, column, spread=spread) for column in range(rows.width))
+    scale, zero = zip(*pairs, strict=True)
     return TensorSpec(name=INPUT_NAME, shape=shape, dtype="int8", scale=scale, zero_point=zero)
 
 
-def _quantization(rows: Rows, column: int) -> tuple[float, int]:
+def _quantization(rows: Rows, column: int, *, spread: bool) -> tuple[float, int]:
     """Return a feature's scale and zero point; whole numbers in a short range stay exact."""
     vocabulary = rows.vocabularies[column]
     cells = rows.example[:, column].astype(np.float64)
@@ -56,6 +67,10 @@ def _quantization(rows: Rows, column: int) -> tuple[float, int]:
     if categories:
         low, high = -1.0, max(high, categories - 1.0)
     whole = bool(categories) or bool((cells == np.rint(cells)).all())
+    if spread and whole and not categories and low < high:
+        step = (HIGH - LOW) // ((1 + 2 * WHOLE_HEADROOM) * (high - low))
+        if step >= 1:
+            return float(1 / step), int(LOW - np.rint(step * (low - WHOLE_HEADROOM * (high - low))))
     if whole and high - low <= HIGH - LOW:
         return 1.0, int(LOW - np.floor(low)) if low < LOW or high > HIGH else 0
     if categories:

@@ -44,6 +44,7 @@ _BY_DTYPE: dict[str, dict[str, int]] = {
     "FULLY_CONNECTED": {"int8": 4},
     "SOFTMAX": {"int8": 2},
     "LOGISTIC": {"int8": 2},
+    "TANH": {"int8": 2},
     "FLOOR_DIV": {"float32": 2},
     "RANGE": {"int64": 2},
     "FILL": {"int8": 3, "int16": 3},

@@ -74,8 +74,9 @@ def export_c(
     cut off, and the header brings their scales. The arena is an estimate; see `Firmware.arena`.
 
     Args:
-        model: From `to_tflite(..., precision="int8")`, an opened bundle, or a `.tflite` as file or
-            bytes. With `NAME.signature.json` beside the file, labels and features are named.
+        model: From `to_tflite(..., precision="int8", device="mcu")`, an opened bundle, or a
+            `.tflite` as file or bytes. With `NAME.signature.json` beside the file, labels and
+            features are named.
         out: Directory for `NAME.h`, `NAME.c`, `NAME_ops.h` and `NAME.tflite`.
         name: Prefix of everything in C; None: from the file or bundle.
         target: A target whose runtime is tflite-micro, or the path of an own one.
@@ -96,11 +97,14 @@ def export_c(
         >>> from sklearn.datasets import load_iris
         >>> from sklearn.linear_model import LogisticRegression
         >>> X, y = load_iris(return_X_y=True)
-        >>> compiled = fl.to_tflite(LogisticRegression(max_iter=500).fit(X, y), example=X)
+        >>> fitted = LogisticRegression(max_iter=500).fit(X, y)
+        >>> compiled = fl.to_tflite(fitted, example=X, precision="int8", device="mcu")
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     made = fl.export_c(compiled, folder, name="iris", allow_float=True)
-        ...     print([path.name for path in made.files], made.methods[0])
-        ['iris.h', 'iris.c', 'iris_ops.h', 'iris.tflite'] AddArgMax
+        ...     made = fl.export_c(compiled, folder, name="iris")
+        ...     print([path.name for path in made.files])
+        ['iris.h', 'iris.c', 'iris_ops.h', 'iris.tflite']
+        >>> made.methods
+        ('AddArgMax', 'AddFullyConnected', 'AddSoftmax')
     """
     device = _microcontroller(target)
     original, signature, own_name = _source(model, allow_float=allow_float)
@@ -128,7 +132,7 @@ def export_c(
 
 def _microcontroller(target: str | Path) -> Target:
     device = load_target(target)
-    if device.runtime != "tflite-micro":
+    if not device.integers_only:
         raise ConfigError(
             f"the target {device.name} runs {device.runtime}, not TFLite Micro",
             where=str(target),
@@ -181,8 +185,8 @@ def _check_ops(ops: MicroOps, *, allow_float: bool) -> None:
         raise UnsupportedError(
             f"ops remain in floating point: {', '.join(ops.floating)}",
             where="export_c",
-            advice="Compile the net with precision='int8'; on a processor with an FPU allow "
-            "floating point.",
+            advice="Compile a net with precision='int8', a linear model or an MLP of scikit-learn "
+            "with device='mcu' too; or, for a processor with an FPU, allow floating point.",
         )
 
 

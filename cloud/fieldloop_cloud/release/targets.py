@@ -47,6 +47,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     latency_budget_ms: float
     relative_latency: float = 1.0
 
+    @property
+    def integers_only(self) -> bool:
+        """Whether an int8 model is to compute and answer in integers alone."""
+        return self.runtime == "tflite-micro"
+
     def checked(self, where: str) -> "Target":
         """Return self after checking names, versions and ranges.
 

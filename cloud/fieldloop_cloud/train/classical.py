@@ -65,8 +65,12 @@ def fit(
     return Fitted(model, settings, time.monotonic() - started)
 
 
-def measurable(model: Any, rows: Dataset, precision: Precision = "float32") -> Compiled:
+def measurable(
+    model: Any, rows: Dataset, precision: Precision = "float32", *, integers_only: bool = False
+) -> Compiled:
     """Compile a model to be measured, not shipped: it is not compared with the original.
+
+    `integers_only` is int8's form for a target that asks for it.
 
     Raises:
         UnsupportedError: It cannot be compiled to this precision.
@@ -78,6 +82,7 @@ def measurable(model: Any, rows: Dataset, precision: Precision = "float32") -> C
         precision=precision,
         labels=rows.labels or None,
         compared=False,
+        integers_only=integers_only and precision == "int8",
     )
 
 

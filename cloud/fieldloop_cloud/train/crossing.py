@@ -46,7 +46,13 @@ class Crossed:
         """
         train = self.bench.train
         parts = [
-            _fold_answers(fitted, precision, train.take(fold.fit), train.take(fold.held))
+            _fold_answers(
+                fitted,
+                precision,
+                train.take(fold.fit),
+                train.take(fold.held),
+                integers_only=self.bench.target.integers_only,
+            )
             for fold, fitted in zip(self.bench.folds, self.models, strict=True)
         ]
         back = np.argsort(np.concatenate([fold.held for fold in self.bench.folds]))
@@ -102,6 +108,8 @@ def _check_hope(score: Estimate, to_beat: float) -> None:
         )
 
 
-def _fold_answers(fitted: Fitted, precision: Precision, rows: Dataset, held: Dataset) -> Answers:
-    made = measurable(fitted.model, rows, precision)
+def _fold_answers(
+    fitted: Fitted, precision: Precision, rows: Dataset, held: Dataset, *, integers_only: bool
+) -> Answers:
+    made = measurable(fitted.model, rows, precision, integers_only=integers_only)
     return answers(made.tflite, made.signature, held.X)

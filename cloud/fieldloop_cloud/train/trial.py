@@ -107,6 +107,7 @@ def _classical(
             # A class that no training row has would shift the names of those after it.
             labels=bench.train.labels or None,
             held_out=features(bench.validation),
+            device=bench.target,
         )
         return named(made, bench.train)
 

@@ -1,17 +1,75 @@
 """TFLite Micro: arenas packed without overlap, ops checked by type, integer ends."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.svm import SVC, LinearSVC
 
 from fieldloop.errors import UnsupportedError
+from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.compile.flat_model import read_model
 from fieldloop_cloud.compile.flatbuffer import Model
 from fieldloop_cloud.compile.graph import Graph
+from fieldloop_cloud.compile.inspect import inspect
 from fieldloop_cloud.compile.micro.arena import ALIGNMENT, Buffer, estimate_arena, packed_bytes
 from fieldloop_cloud.compile.micro.integer import integer_model
 from fieldloop_cloud.compile.micro.ops import micro_ops
+
+DIGITS = load_digits(return_X_y=True)
+CELLS = load_breast_cancer(return_X_y=True)
+SUGAR = load_diabetes(return_X_y=True)
+IRIS = load_iris(return_X_y=True)
+
+MODELS = {
+    "logistic": (make_pipeline(StandardScaler(), LogisticRegression(max_iter=100)), DIGITS),
+    "logistic of two": (make_pipeline(StandardScaler(), LogisticRegression()), CELLS),
+    "machine": (make_pipeline(MinMaxScaler(), LinearSVC()), DIGITS),
+    "machine of two": (make_pipeline(MinMaxScaler(), LinearSVC()), CELLS),
+    "ridge classifier": (make_pipeline(StandardScaler(), RidgeClassifier()), DIGITS),
+    "projection": (make_pipeline(StandardScaler(), PCA(20), LogisticRegression()), DIGITS),
+    "discriminant": (LinearDiscriminantAnalysis(), CELLS),
+    "perceptron": (
+        make_pipeline(StandardScaler(), MLPClassifier((32, 16), max_iter=60, random_state=0)),
+        DIGITS,
+    ),
+    "tanh": (
+        make_pipeline(
+            StandardScaler(), MLPClassifier((16,), activation="tanh", max_iter=100, random_state=0)
+        ),
+        CELLS,
+    ),
+    "logistic perceptron": (
+        make_pipeline(
+            StandardScaler(),
+            MLPClassifier((16,), activation="logistic", max_iter=200, random_state=0),
+        ),
+        IRIS,
+    ),
+    "ridge": (make_pipeline(StandardScaler(), Ridge()), SUGAR),
+    "regressor": (
+        make_pipeline(
+            StandardScaler(), MLPRegressor(hidden_layer_sizes=(16,), max_iter=500, random_state=0)
+        ),
+        SUGAR,
+    ),
+}
+
+
+def fitted(model, X, y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # convergence does not matter here
+        return model.fit(X, y)
 
 
 @st.composite
@@ -98,3 +156,88 @@ def test_a_dimension_of_unknown_size_is_refused_and_the_batch_is_not():
     assert [tensor.shape for tensor in fixed.graphs[0].tensors][:1] == [(1, 3)]
     with pytest.raises(UnsupportedError, match="dimension of unknown size"):
         integer_model(made(build((1, -1))))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_linear_models_and_mlps_compute_in_integers_alone_on_both_runtimes(name, tflite214):
+    build, (X, y) = MODELS[name]
+    model = fitted(build, X[::2], y[::2])
+    compiled = to_tflite(model, example=X[::2], held_out=X[1::2], precision="int8", device="mcu")
+    ops = micro_ops(read_model(compiled.tflite))
+    assert not ops.lacking
+    assert not ops.floating
+    facts = inspect(compiled.tflite)
+    assert facts.min_runtime <= "2.14.0"
+    assert {spec.dtype for spec in facts.inputs} == {"int8"}
+    for here, there in zip(compiled.signature.outputs, facts.outputs, strict=True):
+        assert (here.dtype, here.zero_point) == (there.dtype, there.zero_point)
+        assert np.allclose(here.scale, there.scale)
+        assert here.dtype == "int8" or here.role == "label"
+    assert model_score(compiled, X[1::2], y[1::2]) >= model.score(X[1::2], y[1::2]) - 0.01
+    codes = compiled.codec.tensors(compiled.codec.encode_rows(X[1:100:2]))[0]
+    (there,) = tflite214.run(compiled.tflite, [codes])
+    for old, new in zip(there, compiled.engine.run([codes]), strict=True):
+        # Kernels round a sum up or down by themselves; a function behind it passes that on.
+        apart = np.abs(old.astype(int) - new.astype(int))
+        assert apart.max() <= 4
+        assert (apart == 0).mean() > 0.9
+
+
+def model_score(compiled, X, y):
+    said = compiled.run(X)
+    if "label" in said:
+        return float((said["label"] == y).mean())
+    return 1 - float(((said["value"] - y) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+
+
+def test_of_two_classes_the_label_is_the_sign_of_the_sum_to_its_last_digit():
+    # All rows lie within a thousandth of the boundary: int8 decisions could not tell them apart.
+    X, y = CELLS
+    model = fitted(LogisticRegression(max_iter=500), StandardScaler().fit_transform(X), y)
+    table = StandardScaler().fit_transform(X)
+    along = model.coef_[0] / np.linalg.norm(model.coef_[0]) ** 2
+    away = np.random.default_rng(0).choice([-1e-1, 1e-1], len(X))
+    near = table - np.outer(model.decision_function(table) - away, along)
+    compiled = to_tflite(model, example=table, precision="int8", device="mcu")
+    codes = compiled.codec.tensors(near.astype(np.float32))[0].astype(np.float64)
+    spec = compiled.signature.inputs[0]
+    seen = (codes - np.array(spec.zero_point)) * np.array(spec.scale)
+    decision = model.decision_function(seen)
+    said = compiled.run(near)
+    clear = np.abs(decision) > 0.1
+    right = said["label"] == (decision > 0)
+    step = compiled.signature.output("decision").scale[0]
+    assert step > 0.1
+    assert right[clear].mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    ("build", "what"),
+    [
+        (RandomForestClassifier(3, random_state=0), "no form in integers alone"),
+        (SVC(kernel="linear"), "votes"),
+        (SVC(), "no form in integers alone"),
+    ],
+)
+def test_what_has_no_integer_form_is_refused_with_what_would(build, what):
+    with pytest.raises(UnsupportedError, match=what) as caught:
+        to_tflite(build.fit(*IRIS), example=IRIS[0], precision="int8", device="mcu")
+    assert caught.value.where == type(build).__name__
+    assert "Distill" in caught.value.advice
+
+
+def test_features_of_very_different_size_keep_their_say():
+    X, y = IRIS
+    sizes = np.array([1e-6, 1.0, 1e4, 1e8])
+    model = fitted(make_pipeline(StandardScaler(), LogisticRegression()), X * sizes + sizes, y)
+    compiled = to_tflite(model, example=X * sizes + sizes, precision="int8", device="mcu")
+    assert np.mean(compiled.run(X * sizes + sizes)["label"] == y) > 0.93
+
+
+def test_auto_for_a_microcontroller_takes_the_integers():
+    X, y = DIGITS
+    model = fitted(make_pipeline(StandardScaler(), LogisticRegression(max_iter=100)), X, y)
+    compiled = to_tflite(model, example=X, precision="auto", device="mcu", truth=y)
+    assert compiled.precision == "int8"
+    assert not micro_ops(read_model(compiled.tflite)).floating
+    assert {rung.precision for rung in compiled.evidence.rungs} == {"float32", "int8"}

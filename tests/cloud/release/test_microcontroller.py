@@ -7,9 +7,11 @@ import subprocess
 import msgspec
 import numpy as np
 import pytest
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from tests.support.commands import fieldloop
 from tests.support.parts import missing
 
@@ -126,8 +128,44 @@ def test_a_forest_is_refused_with_the_ops_that_micro_lacks(tmp_path):
 
 
 def test_floating_point_needs_consent_and_is_named(linear, tmp_path):
-    with pytest.raises(UnsupportedError, match=r"FULLY_CONNECTED of float32 \(once\)"):
+    with pytest.raises(UnsupportedError, match=r"FULLY_CONNECTED of float32 \(once\)") as caught:
         export_c(linear, tmp_path)
+    assert "device='mcu'" in caught.value.advice
+
+
+def test_a_pipeline_runs_as_firmware_in_integers_alone(tmp_path, run_c):
+    X, y = load_digits(return_X_y=True)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=100))
+    pipeline.fit(X[:1200], y[:1200])
+    compiled = fl.to_tflite(pipeline, example=X[:1200], precision="int8", device="mcu")
+    made = export_c(compiled, tmp_path, name="digits")
+    assert made.methods == ("AddArgMax", "AddFullyConnected", "AddSoftmax")
+    assert made.size_bytes < 4000
+    assert {spec.name: spec.dtype for spec in made.signature.outputs} == {
+        "label": "int32",
+        "probabilities": "int8",
+        "decision": "int8",
+    }
+    rows = X[1200:1500]
+    values = ", ".join(f"{float(value)!r}" for value in rows.ravel())
+    # The firmware's author quantizes a row, runs the model, and dequantizes what it says.
+    said = run_c(
+        tmp_path,
+        "digits",
+        f"static const double rows[] = {{{values}}};\n"
+        "for (unsigned i = 0; i < sizeof rows / sizeof *rows; ++i)\n"
+        '  printf("%d ", digits_quantize_input(rows[i], (int)(i % 64)));\n'
+        'for (int q = -128; q < 128; ++q) printf("%.9g ", digits_dequantize_output1((int8_t)q));',
+    ).split()
+    codes = np.array(said[:-256], dtype=np.int8).reshape(-1, 1, 64)
+    real = np.array(said[-256:], dtype=np.float64)
+    engine = open_engine((tmp_path / "digits.tflite").read_bytes())
+    answers = [engine.run([row]) for row in codes]
+    labels = np.array([answer[0][0] for answer in answers])
+    chances = real[np.array([answer[1][0] for answer in answers]).astype(int) + 128]
+    assert np.mean(labels == pipeline.predict(rows)) > 0.98
+    assert np.mean(labels == y[1200:1500]) >= pipeline.score(rows, y[1200:1500]) - 0.01
+    assert np.abs(chances - pipeline.predict_proba(rows)).mean() < 0.005
 
 
 TARGET = """

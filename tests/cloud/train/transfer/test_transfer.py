@@ -165,10 +165,11 @@ def test_families_convert_and_load_in_both_runtimes(member, saved, tflite214):
     assert max(sizes[1:]) < 0.45 * sizes[0]
 
 
+@pytest.mark.timeout(900)  # a busy machine is not a failure
 def test_transfer_beats_scratch_with_five_labels_a_class(tmp_path):
     out = tmp_path / "out.json"
     command = [sys.executable, str(ROOT / "tools/bench/transfer.py"), "--quick", str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=280)
+    subprocess.run(command, check=True, capture_output=True, timeout=840)
     found = json.loads(out.read_text())["5"]
     for way in ("fine-tuned", "features"):
         (_, low, _), (_, _, high) = found[way], found["scratch"]

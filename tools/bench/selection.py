@@ -85,7 +85,7 @@ def bench(contenders: tuple[str, ...], peers: str) -> None:
     # Seed by seed: a bench that is stopped has something of every set.
     orders = [(c, name, seed) for seed in SEEDS for name in SETS for c in contenders]
     if "fieldloop" in contenders:
-        orders += [(c, SEARCH_SET, s) for c in ("search", "random search") for s in SEEDS]
+        orders += [(c, SEARCH_SET, s) for s in SEEDS for c in ("search", "random search")]
     for order in orders:
         if order not in done:
             found = measured(*order, peers=peers)
@@ -105,7 +105,7 @@ def table() -> str:
     found = kept()
     seeds = len({one["seed"] for one in found})
     about = (
-        f"Means over {seeds} seeds; score is accuracy (diabetes, friedman: R²) on the same sealed "
+        f"Means over {seeds} seed(s); score is accuracy (diabetes, friedman: R²) on the same sealed "
         f"test rows. Budgets: FLAML {PEERS['FLAML']} s, AutoGluon {PEERS['AutoGluon']} s; "
         "fieldloop's portfolio with five folds takes what it takes. Bytes: the flatbuffer, the "
         "peer's pickle or deployment folder. Latency: one row, median.\n"

@@ -222,6 +222,14 @@ def status(*, root: Path, as_json: bool) -> None:
     "--trusted", type=click.Path(path_type=Path), help="Trusted public keys (PEM) for BUNDLE."
 )
 @click.option("--threads", default="1", show_default=True, help="Thread counts, as 1,2,4.")
+@click.option(
+    "--delegate",
+    "delegates",
+    multiple=True,
+    default=("xnnpack",),
+    show_default=True,
+    help="What does the work: xnnpack, none, or a delegate's library; may be repeated.",
+)
 @click.option("--interval-ms", default=100.0, show_default=True, help="Idle gap of the duty cycle.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the JSON here too.")
 @_JSON
@@ -231,6 +239,7 @@ def measure(
     root: Path | None,
     trusted: Path | None,
     threads: str,
+    delegates: tuple[str, ...],
     interval_ms: float,
     out: Path | None,
     as_json: bool,
@@ -238,7 +247,8 @@ def measure(
     """Measure every variant of a bundle on this device.
 
     With --root the result is kept there, and from its next start the agent runs the variant that
-    is fastest here.
+    is fastest here. On the workstation `fieldloop train --device RESULT.json` takes it as the
+    truth about this class of devices.
     """
     if not interval_ms >= 0 or math.isinf(interval_ms):
         raise ConfigError(
@@ -249,6 +259,7 @@ def measure(
         path,
         trust=trust,
         thread_counts=_thread_counts(threads),
+        delegates=delegates,
         interval_ms=interval_ms,
         progress=lambda text: click.echo(f"measuring {text} …", err=True),
     )
@@ -260,10 +271,10 @@ def measure(
         return
     for item in result.variants:
         click.echo(
-            f"{item.precision:<9} {item.num_threads} threads  full speed p50 "
+            f"{item.precision:<9} {item.num_threads} threads {item.delegate}  full speed p50 "
             f"{item.full_speed.p50_ms:.4g} ms p99 {item.full_speed.p99_ms:.4g} ms  every "
             f"{item.interval_ms:g} ms p50 {item.duty_cycle.p50_ms:.4g} ms  "
-            f"open {item.open_ms:.3g} ms  {item.rss_bytes / 2**20:.1f} MiB"
+            f"cold start {item.cold_start_ms:.3g} ms  {item.rss_bytes / 2**20:.1f} MiB"
         )
     for precision, reason in result.failures.items():
         click.echo(f"{precision:<9} does not run here: {reason}")

@@ -9,10 +9,12 @@ Run as `python -m fieldloop_device.measure REQUEST` (JSON) by `measure`; prints 
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -22,7 +24,9 @@ from fieldloop.bundle import unpack
 from fieldloop.errors import ConfigError, FieldloopError, ModelRuntimeError
 from fieldloop.integrity import PublicKey, TrustPolicy
 from fieldloop.manifest import Precision
-from fieldloop_device.measured import Latency, Measured, VariantMeasurement
+from fieldloop.measured import Latency, Measured, VariantMeasurement
+from fieldloop.native import core_count
+from fieldloop_device.resources import is_throttled_now, rss_bytes, temperature_c, throttle_count
 from fieldloop_device.runtime import Runtime, read_bundle
 from fieldloop_device.selftest import golden_rows
 
@@ -30,7 +34,6 @@ FULL_SPEED_RUNS = 500
 DUTY_CYCLE_RUNS = 50
 _CHILD_TIMEOUT_S = 600
 _MAX_STDERR = 400
-_THERMAL = Path("/sys/class/thermal")
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +41,10 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[bytes, ...]
     precision: Precision
     num_threads: int
+    delegate: str
     backend: str | None
+    started_ns: int
+    workstation_p90_ms: float | None
     interval_ms: float
     run_count: int
 
@@ -58,6 +64,7 @@ def measure(
     trust: TrustPolicy,
     backend: str | None = None,
     thread_counts: Sequence[int] = (1,),
+    delegates: Sequence[str] = ("xnnpack",),
     interval_ms: float = 100.0,
     run_count: int = FULL_SPEED_RUNS,
     progress: Callable[[str], None] = lambda _: None,
@@ -69,6 +76,8 @@ def measure(
         trust: Whose signature counts.
         backend: Which runtime; None for the preferred one.
         thread_counts: Numbers of threads to try; more than there are cores are left out.
+        delegates: What does the work, each in turn: `xnnpack`, `none`, or the path of an external
+            delegate's shared library.
         interval_ms: Gap between two predictions of the duty cycle.
         run_count: Predictions at full speed.
         progress: Told what is measured next.
@@ -81,30 +90,33 @@ def measure(
     content = unpack(read_bundle(bundle), trust=trust, where=str(bundle))
     results: list[_Result] = []
     failures: dict[str, str] = {}
-    cores = len(os.sched_getaffinity(0))
+    cores = core_count()
     if not any(1 <= count <= cores for count in thread_counts):
         raise ConfigError(
             f"none of the thread counts {', '.join(map(str, thread_counts))} can run here",
             where=f"{cores} cores",
             advice=f"Give counts from 1 to {cores}.",
         )
-    for variant in content.manifest.variants:
-        for num_threads in sorted({count for count in thread_counts if 1 <= count <= cores}):
-            progress(f"{variant.precision}, {num_threads} threads")
-            request = _Request(
-                bundle=str(bundle),
-                keys=tuple(key.raw for key in trust.keys),
-                precision=variant.precision,
-                num_threads=num_threads,
-                backend=backend,
-                interval_ms=interval_ms,
-                run_count=run_count,
-            )
-            result = _in_child(request)
-            if isinstance(result, _Failure):
-                failures[variant.precision] = result.reason
-            else:
-                results.append(result)
+    possible = sorted({count for count in thread_counts if 1 <= count <= cores})
+    for variant, num_threads, delegate in product(content.manifest.variants, possible, delegates):
+        progress(f"{variant.precision}, {num_threads} threads, delegate {delegate}")
+        request = _Request(
+            bundle=str(bundle),
+            keys=tuple(key.raw for key in trust.keys),
+            precision=variant.precision,
+            num_threads=num_threads,
+            delegate=delegate,
+            backend=backend,
+            started_ns=time.monotonic_ns(),
+            workstation_p90_ms=variant.latency_p90_ms,
+            interval_ms=interval_ms,
+            run_count=run_count,
+        )
+        result = _in_child(request)
+        if isinstance(result, _Failure):
+            failures[variant.precision] = result.reason
+        else:
+            results.append(result)
     if not results:
         raise ModelRuntimeError(
             "no variant runs here: " + "; ".join(failures.values()),
@@ -113,9 +125,10 @@ def measure(
         )
     return Measured(
         sha256=content.sha256,
+        device_class=trust.device_class or content.manifest.device_classes[0],
         backend=results[0].backend,
         machine=f"{platform.machine()} x {os.cpu_count()}",
-        temperature_c=_temperature_c(),
+        temperature_c=temperature_c(),
         variants=tuple(result.measurement for result in results),
         failures=failures,
     )
@@ -143,7 +156,7 @@ def _in_child(request: _Request) -> _Result | _Failure:
 def _measure_here(request: _Request) -> _Result:
     trust = TrustPolicy(keys=tuple(PublicKey(key) for key in request.keys))
     data = read_bundle(Path(request.bundle))
-    before = _rss_bytes()
+    before, throttled = rss_bytes() or 0, throttle_count()
     start = time.perf_counter()
     with Runtime.open(
         data,
@@ -151,10 +164,13 @@ def _measure_here(request: _Request) -> _Result:
         backend=request.backend,
         num_threads=request.num_threads,
         precision=request.precision,
+        xnnpack=request.delegate == "xnnpack",
+        delegate="" if request.delegate in ("xnnpack", "none") else request.delegate,
     ) as runtime:
         open_ms = (time.perf_counter() - start) * 1000
         rows = golden_rows(runtime)
         first_ms = _time_ms(runtime, rows, 1)[0]
+        cold_start_ms = (time.monotonic_ns() - request.started_ns) * 1e-6
         full_speed = _latency(_time_ms(runtime, rows, request.run_count))
         duty = _time_ms(runtime, rows, DUTY_CYCLE_RUNS, gap_s=request.interval_ms / 1000)
         return _Result(
@@ -162,12 +178,18 @@ def _measure_here(request: _Request) -> _Result:
             measurement=VariantMeasurement(
                 precision=request.precision,
                 num_threads=request.num_threads,
+                delegate=request.delegate,
+                cold_start_ms=cold_start_ms,
                 open_ms=open_ms,
                 first_ms=first_ms,
                 full_speed=full_speed,
                 duty_cycle=_latency(duty),
                 interval_ms=request.interval_ms,
-                rss_bytes=max(_rss_bytes() - before, 0),
+                rss_bytes=max((rss_bytes() or 0) - before, 0),
+                peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                temperature_c=temperature_c(),
+                throttle_count=max(throttle_count() - throttled, 0) + is_throttled_now(),
+                workstation_p90_ms=request.workstation_p90_ms,
             ),
         )
 
@@ -189,21 +211,6 @@ def _time_ms(
 def _latency(times_ms: list[float]) -> Latency:
     p50, p90, p99 = np.percentile(times_ms, [50, 90, 99]).tolist()
     return Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, run_count=len(times_ms))
-
-
-def _rss_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _temperature_c() -> float | None:
-    readings = []
-    for path in _THERMAL.glob("thermal_zone*/temp"):
-        try:
-            readings.append(int(path.read_text("ascii")) / 1000)
-        except (OSError, ValueError):
-            continue
-    return max(readings, default=None)
 
 
 def main(arguments: list[str]) -> int:

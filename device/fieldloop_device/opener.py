@@ -62,5 +62,5 @@ class BundleOpener:
             data,
             trust=self._trust,
             **asdict(self._runtime),
-            measured=read_latencies(self._root.measured, sha256_hex(data)),
+            measured=read_latencies(self._root.measured, sha256_hex(data), self._runtime),
         )

@@ -13,10 +13,12 @@ from tests.support.devices import (
 )
 
 from fieldloop.errors import ModelRuntimeError, TrustError
+from fieldloop.measured import Latency, Measured, VariantMeasurement
 from fieldloop_device.agent import Agent
 from fieldloop_device.cli import main
+from fieldloop_device.config import RuntimeSection
 from fieldloop_device.measure import measure
-from fieldloop_device.measured import Latency, Measured, VariantMeasurement, read_latencies
+from fieldloop_device.measured import read_latencies
 
 BROKEN = b"\x1c\0\0\0TFL3" + b"\0" * 64
 
@@ -39,12 +41,23 @@ def test_every_variant_is_measured_with_every_number_of_threads(bundle):
     assert combinations[::2] == [("float16", 1), ("float32", 1)]
     assert len(seen) == len(combinations)
     assert result.backend.startswith("ai-edge-litert")
+    assert result.device_class == "x86"
     assert result.sha256 == sha256_hex(bundle.read_bytes())
     for item in result.variants:
         assert 0 < item.full_speed.p50_ms <= item.full_speed.p90_ms <= item.full_speed.p99_ms
-        assert item.open_ms > 0
+        assert item.cold_start_ms > item.open_ms > 0
+        assert item.peak_rss_bytes > max(item.rss_bytes, 1 << 20)
         assert item.first_ms > 0
         assert (item.full_speed.run_count, item.duty_cycle.run_count) == (50, 50)
+
+
+def test_every_delegate_is_measured(bundle):
+    result = quick(bundle, delegates=("xnnpack", "none"))
+    found = [(item.precision, item.delegate) for item in result.variants]
+    assert found == [(p, d) for p in ("float16", "float32") for d in ("xnnpack", "none")]
+    refused = quick(bundle, delegates=("none", "/missing/delegate.so"))
+    assert [item.delegate for item in refused.variants] == ["none", "none"]
+    assert "delegate cannot be loaded" in refused.failures["float32"]
 
 
 def test_a_variant_that_does_not_run_is_a_result(tmp_path):
@@ -88,14 +101,16 @@ def document(sha256, **latencies):
     )
 
 
-def test_measurements_count_only_for_their_own_bundle(tmp_path):
-    path = tmp_path / "measured.json"
-    assert read_latencies(path, "a" * 64) == {}
+def test_measurements_count_only_for_their_own_bundle_and_settings(tmp_path):
+    path, here = tmp_path / "measured.json", RuntimeSection()
+    assert read_latencies(path, "a" * 64, here) == {}
     path.write_bytes(msgspec.json.encode(document("a" * 64, float32=2.0, int8=1.0)))
-    assert read_latencies(path, "a" * 64) == {"float32": 2.0, "int8": 1.0}
-    assert read_latencies(path, "b" * 64) == {}
+    assert read_latencies(path, "a" * 64, here) == {"float32": 2.0, "int8": 1.0}
+    assert read_latencies(path, "b" * 64, here) == {}
+    for other in ({"num_threads": 2}, {"xnnpack": False}, {"delegate": "/lib/edgetpu.so"}):
+        assert read_latencies(path, "a" * 64, RuntimeSection(**other)) == {}
     path.write_text("{")
-    assert read_latencies(path, "a" * 64) == {}
+    assert read_latencies(path, "a" * 64, here) == {}
 
 
 @pytest.mark.parametrize("fastest", ["float16", "float32"])
@@ -117,7 +132,7 @@ def test_the_command_keeps_the_result_in_the_root(tmp_path):
     result = invoke("--root", device.path, "--interval-ms", 1, "-o", out, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == json.loads(out.read_bytes())
-    assert set(read_latencies(device.root.measured, device.sha256)) == {"float32"}
+    assert set(read_latencies(device.root.measured, device.sha256, RuntimeSection())) == {"float32"}
 
 
 def test_the_command_needs_trust_and_sense(bundle, tmp_path):

@@ -6,6 +6,7 @@ the device's runtime has, whatever the runtime itself is called or numbered: it 
 version read from a flatbuffer is compared with.
 """
 
+import statistics
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ import msgspec
 
 from fieldloop.errors import ConfigError
 from fieldloop.manifest import Precision
+from fieldloop.measured import Measured
 from fieldloop_cloud.files import read_toml
 
 Runtime = Literal["ai-edge-litert", "tflite-runtime", "tensorflow", "tflite-micro"]
@@ -108,6 +110,9 @@ def target_names() -> tuple[str, ...]:
 def load_target(name_or_path: str | Path) -> Target:
     """Load a target by the name of a packaged one or by the path of an own TOML file.
 
+    The path of what `fieldloop-device measure` wrote is taken too: the class that was measured,
+    with the latency and the precisions that were found there.
+
     Raises:
         ConfigError: No such name (the error lists the known ones) or a file that is not valid.
 
@@ -121,9 +126,47 @@ def load_target(name_or_path: str | Path) -> Target:
         with resources.as_file(packaged) as path:
             return read_toml(path, Target).checked(text)
     path = Path(name_or_path)
+    if path.suffix == ".json":
+        return _measured_target(path)
     if path.suffix == ".toml" or path.is_file():
         return read_toml(path, Target).checked(text)
     raise ConfigError(
         f"there is no target {text!r}",
-        advice=f"Use one of {', '.join(target_names())}, or the path of an own .toml file.",
+        advice=f"Use one of {', '.join(target_names())}, the path of an own .toml file, or of a "
+        ".json from fieldloop-device measure.",
+    )
+
+
+def _measured_target(path: Path) -> Target:
+    """Correct a device class by what was measured on one of its devices."""
+    try:
+        measured = msgspec.json.decode(path.read_bytes(), type=Measured)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(
+            f"this is no measurement: {error}",
+            where=str(path),
+            advice="Write it on the device: fieldloop-device measure --root DIR -o FILE.json.",
+        ) from error
+    base = load_target(measured.device_class)
+    ran = {item.precision for item in measured.variants}
+    refused = measured.failures.keys() - ran
+    ratios = [
+        item.duty_cycle.p90_ms / item.workstation_p90_ms
+        for item in measured.variants
+        if item.workstation_p90_ms
+    ]
+    precisions = tuple(item for item in base.precisions if item not in refused)
+    if not ratios or not precisions:
+        raise ConfigError(
+            "the measured bundle does not say how fast it was on the workstation"
+            if not ratios
+            else f"none of {', '.join(base.precisions)} ran on the device",
+            where=str(path),
+            advice="Measure a bundle that `fieldloop train` and `fieldloop bundle` made.",
+        )
+    return msgspec.structs.replace(
+        base,
+        description=f"{base.description} (as measured: {measured.machine}, {measured.backend})",
+        precisions=precisions,
+        relative_latency=statistics.median(ratios),
     )

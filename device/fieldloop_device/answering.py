@@ -5,7 +5,12 @@ from typing import Any
 import msgspec
 
 from fieldloop.codec import Prediction
-from fieldloop.errors import EnvironmentFaultError, FieldloopError, InputError
+from fieldloop.errors import (
+    EnvironmentFaultError,
+    FieldloopError,
+    InputError,
+    SignatureError,
+)
 from fieldloop_device.agent import Agent
 from fieldloop_device.sources.source import Item
 
@@ -27,6 +32,13 @@ def answer(agent: Agent, item: Item) -> dict[str, Any]:
         item.answer = {"id": item.id, "error": item.error.as_dict()}
         return item.answer
     try:
+        _check_booleans(agent, item.raw)
+    except FieldloopError as error:
+        agent.reject()
+        item.is_refused = True
+        item.answer = {"id": item.id, "error": error.as_dict()}
+        return item.answer
+    try:
         prediction = agent.predict(item.raw, input_id=item.id)
     except FieldloopError as error:
         item.is_refused = isinstance(error, InputError)
@@ -39,6 +51,35 @@ def answer(agent: Agent, item: Item) -> dict[str, Any]:
         "latency_ms": prediction.latency_ms,
     }
     return item.answer
+
+
+def _check_booleans(agent: Agent, raw: object) -> None:
+    """See that no `true` of a JSON text stands where a number or another category belongs.
+
+    To Python `True` is the number 1, so nothing further down would notice.
+
+    Raises:
+        SignatureError: Names the feature.
+    """
+    runtime = agent.serving.runtime
+    if runtime is None or not isinstance(raw, dict | list):
+        return
+    features = runtime.signature.features
+    cells = (
+        [(feature, raw.get(feature.name)) for feature in features]
+        if isinstance(raw, dict)
+        else zip(features, raw, strict=False)
+    )
+    for feature, value in cells:
+        is_known = any(category is value for category in feature.categories)
+        if isinstance(value, bool) and not is_known:
+            raise SignatureError(
+                f"{str(value).lower()} came where "
+                + ("another category" if feature.categories else "a number")
+                + " belongs",
+                where=f"feature '{feature.name}'",
+                advice="Write 1 or 0 for a number, or the category as it was in training.",
+            )
 
 
 def shown(prediction: Prediction) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """Telemetry windows added together, to save space while the cloud is out of reach."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from fieldloop.histogram import Packed, add_counts, pack_counts, unpack_counts
 from fieldloop.telemetry import Resources, ShadowCounts, TelemetryWindow
+
+NumberT = TypeVar("NumberT", int, float)
 
 
 def can_merge(first: TelemetryWindow, second: TelemetryWindow) -> bool:
@@ -71,9 +74,7 @@ def _add_shadows(first: ShadowCounts | None, second: ShadowCounts | None) -> Sha
         agreed_counts=_add(first.agreed_counts, second.agreed_counts),
         differed_counts=_add(first.differed_counts, second.differed_counts),
         difference_counts=_add_rows(first.difference_counts, second.difference_counts),
-        difference_sums=tuple(
-            map(sum, zip(first.difference_sums, second.difference_sums, strict=True))
-        ),
+        difference_sums=_add(first.difference_sums, second.difference_sums),
         latency_counts=_add_packed(first.latency_counts, second.latency_counts),
         error_counts=_add_named(first.error_counts, second.error_counts),
     )
@@ -83,7 +84,7 @@ def _add_named(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
     return {name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}}
 
 
-def _add(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+def _add(first: Sequence[NumberT], second: Sequence[NumberT]) -> tuple[NumberT, ...]:
     """Add plain counts; an empty one stands for zeros."""
     if not first or not second:
         return tuple(first or second)

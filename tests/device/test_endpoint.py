@@ -157,3 +157,12 @@ def test_the_agent_as_a_process_serves_only_its_endpoint(tmp_path):
             process.kill()
     connection.close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("raw", [[True, 2.0], {"current": 1.0, "voltage": False}])
+def test_true_is_no_number(endpoint, agent, raw):
+    status, answer = ask(endpoint, "POST", "/v1/predict", {"x": raw})
+    assert status == 400
+    assert "came where a number belongs" in answer["error"]["what"]
+    assert "feature" in answer["error"]["where"]
+    assert agent.serving.rejected_count == 1

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fieldloop.histogram import pack_counts, unpack_counts, write_counts
-from fieldloop.telemetry import Clock, Resources, TelemetryWindow
+from fieldloop.telemetry import Clock, Resources, ShadowCounts, TelemetryWindow
 from fieldloop_device.windows import can_merge, merge
 
 CELLS = 6
@@ -39,6 +39,43 @@ def windows(draw):
         feedback_count=draw(number),
         feedback_correct_count=draw(number),
     )
+
+
+def shadow(model="c", **counts):
+    return ShadowCounts(model=model, **counts)
+
+
+def window(shadow=None):
+    at = Clock(mono_ms=0, wall_ms=0)
+    return TelemetryWindow(boot=1, seq=1, model="m", start=at, end=at, shadow=shadow)
+
+
+def test_what_is_known_about_a_challenger_is_added_too():
+    first = shadow(
+        row_count=3,
+        agreed_counts=(1, 0),
+        differed_counts=(1, 1),
+        difference_counts=((-2, 3),),
+        difference_sums=(1.5,),
+        latency_counts=(3, -2),
+        error_counts={"Crash": 1},
+    )
+    both = merge(window(first), window(first)).shadow
+    assert both == shadow(
+        row_count=6,
+        agreed_counts=(2, 0),
+        differed_counts=(2, 2),
+        difference_counts=((-2, 6),),
+        difference_sums=(3.0,),
+        latency_counts=(6, -2),
+        error_counts={"Crash": 2},
+    )
+    only_errors = shadow(error_counts={"Crash": 1})
+    assert merge(window(first), window(only_errors)).shadow.difference_sums == (1.5,)
+    assert merge(window(first), window()).shadow == first
+    assert merge(window(), window(first)).shadow == first
+    assert not can_merge(window(first), window(shadow("d")))
+    assert can_merge(window(first), window())
 
 
 def expanded(packed):

@@ -160,7 +160,7 @@ class Codec:
         Raises:
             SignatureError: A value does not fit; names the feature.
             DataError: An image file that is missing or not an image.
-            EnvironmentFaultError: An image file, but Pillow is not installed.
+            EnvironmentFaultError: An image file, but neither Pillow nor OpenCV is installed.
         """
         rows = self._encoder.row(raw)
         return rows if rows.ndim == self._rank else self._shaped(rows)
@@ -175,7 +175,7 @@ class Codec:
         Raises:
             SignatureError: A value does not fit; names the row and the feature.
             DataError: An image file that is missing or not an image.
-            EnvironmentFaultError: An image file, but Pillow is not installed.
+            EnvironmentFaultError: An image file, but neither Pillow nor OpenCV is installed.
         """
         rows = self._encoder.rows(raw)
         return rows if rows.ndim == self._rank else self._shaped(rows)

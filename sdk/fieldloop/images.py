@@ -1,33 +1,25 @@
 """Raw images into numbers: decode, convert channels, resize, scale.
 
 An image is an array (height, width) or (height, width, channels) in the range 0 … `max_value`, a
-nested list of the same, the bytes of an image file, or a path. Only the last two need Pillow, and
-only to decode: the resize is done here for all of them, so a camera's array and the same picture
-from a file give the same tensor.
+nested list of the same, the bytes of an image file, or a path. Only the last two need a library
+(see `decoding`), and only to decode: the resize is done here for all of them, so a camera's array
+and the same picture from a file give the same tensor.
 """
 
 import functools
-import importlib
-import io
 import os
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldloop.errors import DataError, EnvironmentFaultError, SignatureError
+from fieldloop.decoding import FILE_MAX_VALUE, decode_picture
+from fieldloop.errors import SignatureError
 from fieldloop.signature import ImageSpec
-
-MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded; a small file can hold an enormous one."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
 
-_FILE_MAX_VALUE = 255.0
-_DEEP_MAX_VALUE = 65_535.0
 _COLOUR = 3
 _COLOUR_AND_ALPHA = 4
 _RANGE_TOLERANCE = 1e-3
@@ -51,7 +43,7 @@ class ImageEncoder:
         Raises:
             SignatureError: It is no image, or its values leave the range.
             DataError: A file that is missing, no image or too large.
-            EnvironmentFaultError: Pillow is needed and not installed.
+            EnvironmentFaultError: Neither Pillow nor OpenCV is installed to decode a file.
         """
         return self._image(raw, "")[np.newaxis]
 
@@ -76,7 +68,7 @@ class ImageEncoder:
     def _image(self, raw: object, where: str) -> NDArray[np.float32]:
         spec = self._spec
         if isinstance(raw, (bytes, bytearray, memoryview, str, os.PathLike)):
-            pixels = _decode(raw) * np.float32(spec.max_value / _FILE_MAX_VALUE)
+            pixels = decode_picture(raw) * np.float32(spec.max_value / FILE_MAX_VALUE)
         else:
             pixels = self._pixels(raw, where)
         pixels = _with_channels(pixels, spec.channels)
@@ -168,57 +160,3 @@ def _with_channels(pixels: NDArray[np.float32], channels: int) -> NDArray[np.flo
     if channels == 1:
         return (pixels @ _LUMA)[:, :, np.newaxis]
     return np.repeat(pixels, channels, axis=2)
-
-
-def _decode(raw: Any) -> NDArray[np.float32]:
-    """Decode a file's bytes, or the file at a path, to values 0 … 255."""
-    is_path = isinstance(raw, (str, os.PathLike))
-    where = os.fspath(raw) if is_path else f"{len(raw)} bytes"
-    try:
-        image_module = importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise EnvironmentFaultError(
-            "image files need Pillow, which is not installed",
-            advice="Run: pip install 'fieldloop-device[image]', or give arrays.",
-        ) from error
-    try:
-        content = Path(raw).read_bytes() if is_path else bytes(raw)
-    except OSError as error:
-        raise DataError(
-            f"the image cannot be read: {error.strerror}",
-            where=str(where),
-            advice="Check the path.",
-        ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oversized and odd files are judged here
-            with image_module.open(io.BytesIO(content)) as image:
-                return _picture(image, str(where))
-    except image_module.DecompressionBombError as error:
-        raise DataError(
-            "the image has too many pixels",
-            where=str(where),
-            advice=f"Give at most {MAX_PIXELS} pixels.",
-        ) from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DataError(
-            "this is not an image, or a damaged one",
-            where=str(where),
-            advice="Give a PNG, JPEG or another format that Pillow reads.",
-        ) from error
-
-
-def _picture(image: Any, where: str) -> NDArray[np.float32]:
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"an image of {image.width} x {image.height} pixels is too large",
-            where=where,
-            advice=f"Give at most {MAX_PIXELS} pixels.",
-        )
-    if image.mode.startswith("I") or image.mode == "F":
-        # 16-bit grey: Pillow's own conversion would clip it to white.
-        deep = np.array(image, dtype=np.float32)
-        deep *= np.float32(_FILE_MAX_VALUE / _DEEP_MAX_VALUE)
-        return np.minimum(deep, np.float32(_FILE_MAX_VALUE))
-    grey = image.mode in ("1", "L", "LA")
-    return np.asarray(image.convert("L" if grey else "RGB"), dtype=np.float32)

@@ -2,12 +2,14 @@
 
 import importlib
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fieldloop import images
+from fieldloop import decoding
 from fieldloop.codec import Codec
 from fieldloop.errors import DataError, EnvironmentFaultError, SignatureError
 from fieldloop.signature import ImageSpec, Signature, TensorSpec
@@ -187,8 +189,8 @@ def test_a_path_that_leads_nowhere_is_refused(tmp_path):
 
 
 def test_a_small_file_with_an_enormous_picture_is_refused(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 63)
-    with pytest.raises(DataError, match="too large"):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 63)
+    with pytest.raises(DataError, match="too many pixels"):
         codec().encode_row(png(GREY))
 
 
@@ -198,14 +200,89 @@ def test_a_decompression_bomb_is_refused(monkeypatch):
         codec().encode_row(png(GREY))
 
 
-def test_without_pillow_files_name_the_extra_and_arrays_still_work(monkeypatch):
-    def without_pillow(name, *args, **kwargs):
-        if name.startswith("PIL"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
+@pytest.fixture
+def lacking(monkeypatch):
+    """Pretend that libraries are not installed."""
     real = importlib.import_module
-    monkeypatch.setattr(importlib, "import_module", without_pillow)
+
+    def lack(*names):
+        def lookup(name, *args, **kwargs):
+            if name.partition(".")[0] in names:
+                raise ImportError(name)
+            return real(name, *args, **kwargs)
+
+        monkeypatch.setattr(importlib, "import_module", lookup)
+
+    return lack
+
+
+def test_without_a_library_files_name_the_extra_and_arrays_still_work(lacking):
+    lacking("PIL", "cv2")
     with pytest.raises(EnvironmentFaultError, match=r"fieldloop-device\[image\]"):
         codec().encode_row(png(GREY))
     assert codec().encode_row(GREY).shape == (1, 8, 8, 1)
+
+
+DEEP = np.random.default_rng(2).integers(0, 65_536, (9, 7), dtype=np.uint16)
+SMOOTH = np.stack(np.meshgrid(np.arange(0, 240, 5), np.arange(0, 240, 5)), axis=2).astype(np.uint8)
+SMOOTH = np.dstack([SMOOTH, SMOOTH[:, :, 0] // 2])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png(GREY),
+        png(COLOUR),
+        png(GREY, kind="BMP"),
+        png(COLOUR, kind="BMP"),
+        png(COLOUR, kind="TIFF"),
+        png(DEEP),
+        png(COLOUR, mode="RGBA"),
+        png(GREY, mode="1"),
+        png(COLOUR, mode="P"),
+    ],
+    ids=["grey", "colour", "bmp-grey", "bmp", "tiff", "deep", "alpha", "bits", "palette"],
+)
+def test_opencv_decodes_as_pillow_does(content, lacking):
+    for channels in (1, 3):
+        one = codec(channels=channels)
+        expected = one.encode_row(content)
+        lacking("PIL")
+        np.testing.assert_allclose(one.encode_row(content), expected, atol=1e-4)
+        lacking()
+
+
+def test_jpeg_differs_by_a_rounding_at_most(lacking):
+    content = png(SMOOTH, kind="JPEG")
+    one = codec(height=48, width=48, channels=3)
+    expected = one.encode_row(content)
+    lacking("PIL")
+    difference = np.abs(one.encode_row(content) - expected)
+    assert difference.max() <= 4
+    assert difference.mean() <= 0.5
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, png(GREY)[:-30]], ids=range(4)
+)
+def test_opencv_refuses_what_is_no_image(content, lacking):
+    lacking("PIL")
+    with pytest.raises(DataError, match="not an image"):
+        codec().encode_row(content)
+
+
+def test_opencv_refuses_an_enormous_picture():
+    code = (
+        "import importlib, sys\n"
+        "sys.modules['PIL'] = sys.modules['PIL.Image'] = None\n"
+        "from fieldloop import decoding\n"
+        "decoding.MAX_PIXELS = 63\n"
+        "try:\n"
+        "    decoding.decode_picture(sys.stdin.buffer.read())\n"
+        "except decoding.DataError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=png(GREY), capture_output=True, check=True
+    )
+    assert b"too many pixels" in done.stdout, done.stderr

@@ -105,8 +105,8 @@ def table() -> str:
     found = kept()
     seeds = len({one["seed"] for one in found})
     about = (
-        f"Means over {seeds} seed(s); score is accuracy (diabetes, friedman: R²) on the same sealed "
-        f"test rows. Budgets: FLAML {PEERS['FLAML']} s, AutoGluon {PEERS['AutoGluon']} s; "
+        f"Means over {seeds} seed(s); score is accuracy (diabetes, friedman: R²) on the same "
+        f"sealed test rows. Budgets: FLAML {PEERS['FLAML']} s, AutoGluon {PEERS['AutoGluon']} s; "
         "fieldloop's portfolio with five folds takes what it takes. Bytes: the flatbuffer, the "
         "peer's pickle or deployment folder. Latency: one row, median.\n"
     )

@@ -8,6 +8,9 @@ from pathlib import Path
 MAX_QUARANTINED = 2
 """Corrupt databases that are kept for people to look at."""
 
+SCHEMA_VERSION = 2
+"""Written into the database; another one is put aside like a corrupt one, and counted."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS message (
     boot INTEGER NOT NULL, seq INTEGER NOT NULL, stream TEXT NOT NULL, payload BLOB NOT NULL,
@@ -15,6 +18,7 @@ CREATE TABLE IF NOT EXISTS message (
     PRIMARY KEY (boot, seq)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+PRAGMA user_version=2; -- last, so that a half-made database is made whole
 """
 
 
@@ -106,7 +110,8 @@ class OutboxDatabase:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             _check_soundness(connection)
-            connection.executescript(_SCHEMA)
+            if _is_new(connection):
+                connection.executescript(_SCHEMA)
         except BaseException:
             connection.close()
             raise
@@ -149,3 +154,14 @@ def _check_soundness(connection: sqlite3.Connection) -> None:
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict)
+
+
+def _is_new(connection: sqlite3.Connection) -> bool:
+    """Say whether the tables must be made; a database of another release counts as corrupt."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == SCHEMA_VERSION:
+        return False
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(message)")}
+    if version != 0 or (columns and "stored_ms" not in columns):
+        raise sqlite3.DatabaseError(f"an outbox of version {version}, not {SCHEMA_VERSION}")
+    return True

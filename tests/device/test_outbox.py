@@ -1,3 +1,4 @@
+import contextlib
 import sqlite3
 
 import msgspec
@@ -370,3 +371,15 @@ def test_counters_that_are_right_are_not_written_again(outbox):
     before = outbox._database.connection.total_changes
     outbox.append([window()])
     assert outbox._database.connection.total_changes == before + 1
+
+
+def test_an_outbox_of_another_release_is_put_aside_and_counted(tmp_path):
+    path = tmp_path / "outbox.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE message (boot INTEGER, seq INTEGER)")
+    box = Outbox(path, max_bytes=BIG)
+    box.begin(1)
+    assert box.append([window(1)]) == 1
+    assert (box.quarantined_count, box.fault) == (1, "")
+    assert path.with_name("outbox.sqlite.corrupt-0").exists()
+    box.close()

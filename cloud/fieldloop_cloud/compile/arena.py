@@ -5,112 +5,87 @@ if they are never alive together. The same plan is made here from the flatbuffer
 tensor first, each into the lowest gap that is free during its life (Pisarchyk and Lee, "Efficient
 memory management for deep neural net inference", 2020). Weights are not in it, and neither is what
 a kernel asks for itself while it works.
+
+`micro.arena` plans with it too; which tensor lives how long is another matter there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+from fieldloop_cloud.compile.flat_model import FlatGraph, FlatModel
 
 ALIGNMENT = 64
 """Bytes; every tensor starts at a multiple."""
 
-_BITS = {
-    schema.TensorType.FLOAT32: 32,
-    schema.TensorType.FLOAT16: 16,
-    schema.TensorType.BFLOAT16: 16,
-    schema.TensorType.INT32: 32,
-    schema.TensorType.UINT32: 32,
-    schema.TensorType.UINT8: 8,
-    schema.TensorType.INT64: 64,
-    schema.TensorType.UINT64: 64,
-    schema.TensorType.BOOL: 8,
-    schema.TensorType.INT16: 16,
-    schema.TensorType.UINT16: 16,
-    schema.TensorType.COMPLEX64: 64,
-    schema.TensorType.COMPLEX128: 128,
-    schema.TensorType.INT8: 8,
-    schema.TensorType.FLOAT64: 64,
-    schema.TensorType.INT4: 4,
-}
-
 
 @dataclass(frozen=True, slots=True)
-class _Life:
-    """A tensor's size and the first and last op during which its bytes are taken."""
+class Buffer:
+    """A piece of memory and the steps (ops) at which it is in use, both included."""
 
     size_bytes: int
     first: int
     last: int
 
 
-def arena_bytes(model: Any) -> int:
-    """Plan the arena of a parsed flatbuffer for one row.
-
-    Args:
-        model: A `ModelT` of LiteRT's schema. A dimension of unknown size counts as 1.
+def arena_bytes(model: FlatModel) -> int:
+    """Plan the arena for one row; a dimension of unknown size counts as 1.
 
     Returns:
-        Bytes for the tensors of all its graphs.
+        Bytes for the tensors of all graphs, each of which has an arena of its own.
     """
-    return sum(_planned(list(_lives(graph, model.buffers))) for graph in model.subgraphs or [])
+    return sum(packed_bytes(list(_buffers(graph)), alignment=ALIGNMENT) for graph in model.graphs)
 
 
-def _planned(lives: list[_Life]) -> int:
-    """Place every tensor and return where the last byte ends."""
-    placed: list[tuple[int, _Life]] = []
-    for life in sorted(lives, key=lambda one: (-one.size_bytes, one.first)):
-        start = 0
-        for offset, other in placed:  # in the order of their offsets
-            if other.first > life.last or life.first > other.last:
+def packed_bytes(buffers: Sequence[Buffer], *, alignment: int) -> int:
+    """Return the size of the memory that holds the buffers, placed greedily by size.
+
+    Example:
+        >>> packed_bytes([Buffer(64, 0, 1), Buffer(32, 1, 2), Buffer(48, 2, 3)], alignment=16)
+        96
+    """
+    placed: list[tuple[int, int, Buffer]] = []
+    order = list(reversed(buffers))  # of equal sizes Micro places the last one first
+    order.sort(key=lambda buffer: -aligned(buffer.size_bytes, alignment))
+    for wanted in order:
+        size, offset = aligned(wanted.size_bytes, alignment), 0
+        for start, end, other in placed:  # in the order of their offsets
+            if other.first > wanted.last or wanted.first > other.last:
                 continue
-            if offset - start >= life.size_bytes:
+            if start - offset >= size:
                 break
-            start = max(start, _aligned(offset + other.size_bytes))
-        placed.append((start, life))
+            offset = max(offset, end)
+        placed.append((offset, offset + size, wanted))
         placed.sort(key=lambda item: item[0])
-    return max((offset + _aligned(life.size_bytes) for offset, life in placed), default=0)
+    return max((end for _, end, _ in placed), default=0)
 
 
-def _lives(graph: Any, buffers: Any) -> Iterator[_Life]:
-    operators = graph.operators or []
-    end = len(operators)
+def aligned(size_bytes: int, alignment: int) -> int:
+    """Return the next multiple of the alignment.
+
+    Example:
+        >>> aligned(17, 16)
+        32
+    """
+    return -(-size_bytes // alignment) * alignment
+
+
+def _buffers(graph: FlatGraph) -> Iterator[Buffer]:
+    end = len(graph.ops)
     first: dict[int, int] = {}
     last: dict[int, int] = {}
-    for number, operator in enumerate(operators):
-        for index in (*operator.outputs, *operator.inputs, *_intermediates(operator)):
-            first.setdefault(int(index), number)
-            last[int(index)] = number
+    for step, op in enumerate(graph.ops):
+        for tensor in (*op.outputs, *op.inputs):
+            if tensor is not None:
+                first.setdefault(tensor.index, step)
+                last[tensor.index] = step
     # The caller may fill the inputs and read the outputs at any time.
     for index in (*graph.inputs, *graph.outputs):
-        first[int(index)], last[int(index)] = 0, end
+        first[index], last[index] = 0, end
     for index, start in first.items():
-        if index < 0 or _is_constant(graph.tensors[index], buffers):
-            continue
         tensor = graph.tensors[index]
-        if tensor.isVariable:  # state lives on between two calls
-            yield _Life(_size_bytes(tensor), 0, end)
+        if tensor.is_constant:
+            continue
+        if tensor.is_variable:  # state lives on between two calls
+            yield Buffer(tensor.size_bytes, 0, end)
         else:
-            yield _Life(_size_bytes(tensor), start, last[index])
-
-
-def _intermediates(operator: Any) -> tuple[int, ...]:
-    found = operator.intermediates
-    return () if found is None else tuple(int(index) for index in found)
-
-
-def _is_constant(tensor: Any, buffers: Any) -> bool:
-    data = buffers[tensor.buffer].data if tensor.buffer < len(buffers) else None
-    return data is not None and len(data) > 0
-
-
-def _size_bytes(tensor: Any) -> int:
-    shape = [] if tensor.shape is None else [max(1, int(size)) for size in tensor.shape]
-    count = int(np.prod(shape, dtype=np.int64))
-    return (count * _BITS.get(tensor.type, 0) + 7) // 8
-
-
-def _aligned(size_bytes: int) -> int:
-    return -(-size_bytes // ALIGNMENT) * ALIGNMENT
+            yield Buffer(tensor.size_bytes, start, last[index])

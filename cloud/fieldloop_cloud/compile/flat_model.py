@@ -5,6 +5,7 @@ file states beside its dynamic shapes.
 """
 
 import math
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,16 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from fieldloop.errors import UnsupportedError
-from fieldloop_cloud.compile.inspect import parse
+from fieldloop_cloud.compile.flatbuffer import FILE_IDENTIFIER
 
 _OP_NAMES = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
 }
-_DTYPES = {
+DTYPES = {
     code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)
 }
+"""NumPy's name of every tensor type, by its code."""
+
 _ITEM_BITS = {"float64": 64, "int64": 64, "uint64": 64, "int4": 4, "bool": 8, "complex64": 64}
 
 
@@ -78,6 +81,24 @@ class FlatModel:
     """A model's graphs, the main one first."""
 
     graphs: tuple[FlatGraph, ...]
+
+
+def parse(tflite: bytes) -> Any:
+    """Return the flatbuffer as LiteRT's `ModelT`.
+
+    Raises:
+        UnsupportedError: The bytes are no TFLite model, or a damaged one.
+    """
+    if tflite[4:8] != FILE_IDENTIFIER:
+        raise UnsupportedError(
+            "these bytes are no TFLite model", advice="Give a .tflite file or a .flb bundle."
+        )
+    try:
+        return schema.ModelT.InitFromPackedBuf(tflite, 0)
+    except (struct.error, IndexError, ValueError, TypeError, UnicodeDecodeError) as error:
+        raise UnsupportedError(
+            "the TFLite model is damaged", advice="Compile or copy it again."
+        ) from error
 
 
 def read_model(tflite: bytes) -> FlatModel:
@@ -143,7 +164,7 @@ def _tensor(model: Any, index: int, tensor: Any) -> FlatTensor:
         index=index,
         name=(tensor.name or b"").decode(),
         shape=tuple(abs(int(size)) for size in numbers(tensor.shape)),
-        dtype=_DTYPES[tensor.type],
+        dtype=DTYPES[tensor.type],
         is_constant=data is not None and len(data) > 0,
         is_variable=bool(tensor.isVariable),
         scale_count=len(numbers(scales)),

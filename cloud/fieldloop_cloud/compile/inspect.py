@@ -3,28 +3,14 @@
 Nothing is run; the bytes are parsed with LiteRT's schema. Works for any .tflite file.
 """
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from ai_edge_litert import schema_py_generated as schema
-
-from fieldloop.errors import UnsupportedError
 from fieldloop.signature import TensorSpec
 from fieldloop_cloud.compile.arena import arena_bytes
+from fieldloop_cloud.compile.flat_model import DTYPES, numbers, op_name, parse, read_parsed
 from fieldloop_cloud.compile.runtimes import min_runtime
-
-FILE_IDENTIFIER = b"TFL3"
-
-OP_NAMES = {
-    code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
-}
-"""The schema's name of every builtin op, by its code."""
-_DTYPES = {
-    code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +47,14 @@ def inspect(tflite: bytes) -> ModelFacts:
         UnsupportedError: The bytes are no TFLite model, or no known runtime has one of its ops.
     """
     model = parse(tflite)
-    graphs = model.subgraphs or []
-    if not graphs:
-        raise UnsupportedError("the model has no graph", advice="Compile it again.")
+    flat = read_parsed(model)
+    graphs = model.subgraphs
     versions: dict[str, int] = {}
     counts: dict[str, int] = {}
     custom: set[str] = set()
     for operator in (operator for graph in graphs for operator in graph.operators or []):
         code = model.operatorCodes[operator.opcodeIndex]
-        name = _op_name(code)
+        name = op_name(code)
         counts[name] = counts.get(name, 0) + 1
         if code.customCode is not None:
             custom.add(name)
@@ -83,52 +68,21 @@ def inspect(tflite: bytes) -> ModelFacts:
         min_runtime=min_runtime(versions),
         size_bytes=len(tflite),
         weight_bytes=sum(len(b.data) for b in model.buffers or [] if b.data is not None),
-        arena_bytes=arena_bytes(model),
+        arena_bytes=arena_bytes(flat),
         inputs=tuple(_spec(main.tensors[index]) for index in main.inputs),
         outputs=tuple(_spec(main.tensors[index]) for index in main.outputs),
     )
 
 
-def parse(tflite: bytes) -> Any:
-    """Return the flatbuffer as LiteRT's `ModelT`.
-
-    Raises:
-        UnsupportedError: The bytes are no TFLite model, or a damaged one.
-    """
-    if tflite[4:8] != FILE_IDENTIFIER:
-        raise UnsupportedError(
-            "these bytes are no TFLite model", advice="Give a .tflite file or a .flb bundle."
-        )
-    try:
-        return schema.ModelT.InitFromPackedBuf(tflite, 0)
-    except (struct.error, IndexError, ValueError, TypeError, UnicodeDecodeError) as error:
-        raise UnsupportedError(
-            "the TFLite model is damaged", advice="Compile or copy it again."
-        ) from error
-
-
-def _op_name(code: Any) -> str:
-    if code.customCode is not None:
-        return bytes(code.customCode).decode()
-    # Files of before 2021 have the code in the deprecated one-byte field only.
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    name: str = OP_NAMES.get(number, f"BUILTIN_{number}")
-    return name
-
-
 def _spec(tensor: Any) -> TensorSpec:
     shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
     quantization = tensor.quantization
-    scale = _numbers(quantization.scale) if quantization is not None else []
-    zero_point = _numbers(quantization.zeroPoint) if quantization is not None else []
+    scale = numbers(quantization.scale) if quantization is not None else []
+    zero_point = numbers(quantization.zeroPoint) if quantization is not None else []
     return TensorSpec(
         name=(tensor.name or b"").decode(),
-        shape=tuple(int(size) for size in _numbers(shape)),
-        dtype=_DTYPES[tensor.type],
+        shape=tuple(int(size) for size in numbers(shape)),
+        dtype=DTYPES[tensor.type],
         scale=tuple(float(value) for value in scale),
         zero_point=tuple(int(value) for value in zero_point),
     )
-
-
-def _numbers(value: Any) -> list[Any]:
-    return [] if value is None else list(np.asarray(value).ravel())

@@ -13,6 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from fieldloop.errors import UnsupportedError
+from fieldloop_cloud.compile.flat_model import parse
 from fieldloop_cloud.compile.flatbuffer import (
     BUFFER_ALIGNMENT,
     FILE_IDENTIFIER,
@@ -21,7 +22,7 @@ from fieldloop_cloud.compile.flatbuffer import (
     AlignedBuffer,
 )
 from fieldloop_cloud.compile.graph import DESCRIPTION
-from fieldloop_cloud.compile.inspect import ModelFacts, inspect, parse
+from fieldloop_cloud.compile.inspect import ModelFacts, inspect
 from fieldloop_cloud.compile.runtimes import min_runtime
 
 _SUBGRAPH_FIELDS = (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from fieldloop_cloud.compile.inspect import OP_NAMES, parse
+from fieldloop_cloud.compile.flat_model import op_name, parse
 
 _WEIGHTED = frozenset(
     {"convolution", "depthwise", "conv_transpose", "MatMul", "MatMul1", "BiasAdd", "einsum"}
@@ -57,7 +57,8 @@ def ops(tflite: bytes) -> tuple[Op, ...]:
     is_renumbered = all(_NUMBERED.search(part) for place in places for part in place[:1])
     found = []
     for operator, place in zip(graph.operators or [], places, strict=True):
-        kind = OP_NAMES.get(_code(model, operator), "CUSTOM")
+        code = model.operatorCodes[operator.opcodeIndex]
+        kind = op_name(code) if code.customCode is None else "CUSTOM"
         output = graph.tensors[operator.outputs[0]]
         found.append(
             Op(
@@ -102,11 +103,6 @@ def _layer(place: tuple[str, ...], *, is_renumbered: bool) -> str:
         return "/".join(inner)
     numbered = [part for part in inner if _NUMBERED.search(part)] or list(inner)
     return "/".join(_NUMBERED.sub("", part) for part in numbered)
-
-
-def _code(model: Any, operator: Any) -> int:
-    code = model.operatorCodes[operator.opcodeIndex]
-    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
 
 def _numbers(indices: Any) -> tuple[int, ...]:

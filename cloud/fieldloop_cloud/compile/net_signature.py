@@ -21,7 +21,8 @@ from fieldloop.signature import (
     TensorSpec,
     one_target,
 )
-from fieldloop_cloud.compile.inspect import inspect, parse
+from fieldloop_cloud.compile.flat_model import parse
+from fieldloop_cloud.compile.inspect import inspect
 from fieldloop_cloud.compile.labelling import Given
 
 NetRows = NDArray[np.float32] | Mapping[str, NDArray[np.float32]]

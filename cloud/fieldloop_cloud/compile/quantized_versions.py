@@ -10,7 +10,8 @@ from typing import Any
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
-from fieldloop_cloud.compile.inspect import FILE_IDENTIFIER, OP_NAMES, parse
+from fieldloop_cloud.compile.flat_model import op_name, parse
+from fieldloop_cloud.compile.flatbuffer import FILE_IDENTIFIER
 
 _INT8: dict[str, int] = {
     "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "TRANSPOSE_CONV": 2,
@@ -47,7 +48,7 @@ def with_honest_versions(tflite: bytes) -> bytes:
 
 
 def _version(code: Any, operator: Any, tensors: Any) -> int:
-    name = OP_NAMES.get(max(int(code.builtinCode), int(code.deprecatedBuiltinCode)), "")
+    name = op_name(code)
     inputs = [tensors[index] for index in operator.inputs if index >= 0]
     results = [tensors[index] for index in operator.outputs]
     types = {inputs[0].type, results[0].type} if inputs else {results[0].type}

@@ -1,11 +1,9 @@
-"""TFLite Micro: arenas packed without overlap, ops checked by type, integer ends."""
+"""TFLite Micro: arenas, ops checked by type, integer ends, classical models in integers alone."""
 
 import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -22,7 +20,7 @@ from fieldloop_cloud.compile.flat_model import read_model
 from fieldloop_cloud.compile.flatbuffer import Model
 from fieldloop_cloud.compile.graph import Graph
 from fieldloop_cloud.compile.inspect import inspect
-from fieldloop_cloud.compile.micro.arena import ALIGNMENT, Buffer, estimate_arena, packed_bytes
+from fieldloop_cloud.compile.micro.arena import estimate_arena
 from fieldloop_cloud.compile.micro.integer import integer_model
 from fieldloop_cloud.compile.micro.ops import micro_ops
 
@@ -70,38 +68,6 @@ def fitted(model, X, y):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # convergence does not matter here
         return model.fit(X, y)
-
-
-@st.composite
-def buffers(draw):
-    first = draw(st.integers(0, 12))
-    return Buffer(draw(st.integers(1, 500)), first, first + draw(st.integers(0, 6)))
-
-
-def aligned(size):
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-@given(st.lists(buffers(), max_size=15))
-def test_an_arena_holds_all_that_lives_at_once_and_never_more_than_everything(group):
-    packed = packed_bytes(group)
-    at_once = [
-        sum(aligned(b.size_bytes) for b in group if b.first <= step <= b.last) for step in range(20)
-    ]
-    assert max(at_once, default=0) <= packed <= sum(aligned(b.size_bytes) for b in group)
-    assert packed % ALIGNMENT == 0
-
-
-def test_a_chain_needs_two_neighbours_and_not_the_sum():
-    chain = [Buffer(1000, 0, 1), Buffer(2000, 1, 2), Buffer(500, 2, 3), Buffer(100, 3, 4)]
-    assert packed_bytes(chain) == aligned(1000) + aligned(2000)
-
-
-def test_two_that_never_meet_share_their_place_and_two_that_do_not_fit_a_gap_do_not():
-    assert packed_bytes([Buffer(64, 0, 0), Buffer(64, 1, 1)]) == 64
-    # The gap of 32 between the two large ones is too small for the 48.
-    group = [Buffer(128, 0, 3), Buffer(96, 2, 3), Buffer(48, 0, 3)]
-    assert packed_bytes(group) == 128 + 96 + 48
 
 
 def made(build):

@@ -2,20 +2,20 @@
 
 TFLite Micro keeps all tensors that are not constant in one arena, the tensors at its head, its own
 records at its tail. The head is planned here as its `GreedyMemoryPlanner` plans it: a tensor lives
-from the op that makes it to the last op that reads it; the largest is placed first, each at the
-lowest offset where it overlaps no other that lives at the same time. For both models of Micro's own
-memory test, a convolutional one and one of SVDFs, this gives the sizes that the test states (7,744
-and 672 bytes). The tail is an estimate: it depends on the processor, on the kernels (CMSIS-NN or
-others) and on Micro's version. `MicroInterpreter::arena_used_bytes()` on the device has the last
-word.
+from the op that makes it to the last op that reads it, and `compile.arena` packs them. For both
+models of Micro's own memory test, a convolutional one and one of SVDFs, this gives the sizes that
+the test states (7,744 and 672 bytes). The tail is an estimate: it depends on the processor, on the
+kernels (CMSIS-NN or others) and on Micro's version. `MicroInterpreter::arena_used_bytes()` on the
+device has the last word.
 
-`compile.arena` plans for the larger runtimes, which align to 64 bytes and keep inputs and outputs
-all the time; Micro may reuse an input's place as soon as it has been read.
+The larger runtimes align to 64 bytes, keep inputs and outputs all the time and give each graph an
+arena of its own; Micro may reuse an input's place as soon as it has been read, and has one arena.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fieldloop_cloud.compile.arena import Buffer, aligned, packed_bytes
 from fieldloop_cloud.compile.flat_model import FlatModel, Op, read_model
 
 ALIGNMENT = 16
@@ -50,15 +50,6 @@ class ArenaEstimate:
     total_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Buffer:
-    """A piece of memory and the steps (ops) at which it is in use, both included."""
-
-    size_bytes: int
-    first: int
-    last: int
-
-
 def estimate_arena(model: bytes | FlatModel) -> ArenaEstimate:
     """Estimate the arena of a .tflite model at batch 1.
 
@@ -67,8 +58,8 @@ def estimate_arena(model: bytes | FlatModel) -> ArenaEstimate:
     """
     flat = read_model(model) if isinstance(model, bytes) else model
     tensors, scratch = _lifetimes(flat)
-    packed = packed_bytes(tensors)
-    head = packed_bytes([*tensors, *scratch])
+    packed = packed_bytes(tensors, alignment=ALIGNMENT)
+    head = packed_bytes([*tensors, *scratch], alignment=ALIGNMENT)
     planning = _PLANNING_BYTES * (sum(len(graph.tensors) for graph in flat.graphs) + len(scratch))
     persistent = _persistent_bytes(flat)
     return ArenaEstimate(
@@ -80,31 +71,8 @@ def estimate_arena(model: bytes | FlatModel) -> ArenaEstimate:
     )
 
 
-def packed_bytes(buffers: Sequence[Buffer]) -> int:
-    """Return the size of the memory that holds the buffers, placed greedily by size.
-
-    Example:
-        >>> packed_bytes([Buffer(64, 0, 1), Buffer(32, 1, 2), Buffer(48, 2, 3)])
-        96
-    """
-    placed: list[tuple[int, Buffer]] = []
-    order = list(reversed(buffers))  # of equal sizes Micro places the last one first
-    order.sort(key=lambda buffer: -_aligned(buffer.size_bytes))
-    for wanted in order:
-        size, offset = _aligned(wanted.size_bytes), 0
-        for start, other in placed:
-            if other.first > wanted.last or wanted.first > other.last:
-                continue
-            if start - offset >= size:
-                break
-            offset = max(offset, start + _aligned(other.size_bytes))
-        placed.append((offset, wanted))
-        placed.sort(key=lambda item: item[0])
-    return max((start + _aligned(buffer.size_bytes) for start, buffer in placed), default=0)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def _aligned(size_bytes: int) -> int:
+    return aligned(size_bytes, ALIGNMENT)
 
 
 class _Lifetimes:

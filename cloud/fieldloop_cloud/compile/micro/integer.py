@@ -16,9 +16,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from fieldloop.errors import ModelRuntimeError, UnsupportedError
-from fieldloop_cloud.compile.flat_model import numbers, op_name
+from fieldloop_cloud.compile.flat_model import numbers, op_name, parse
 from fieldloop_cloud.compile.flatbuffer import FILE_IDENTIFIER, AlignedBuffer
-from fieldloop_cloud.compile.inspect import parse
 
 _FLOAT = schema.TensorType.FLOAT32
 _INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT16)

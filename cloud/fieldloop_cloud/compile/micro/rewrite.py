@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from fieldloop.errors import UnsupportedError
 from fieldloop.signature import TensorSpec
-from fieldloop_cloud.compile.flat_model import FlatTensor, Op, read_parsed
+from fieldloop_cloud.compile.flat_model import FlatTensor, Op, parse, read_parsed
 from fieldloop_cloud.compile.flatbuffer import Model
 from fieldloop_cloud.compile.graph import Graph
-from fieldloop_cloud.compile.inspect import parse
 from fieldloop_cloud.compile.micro.codes import LOW, Codes, NoFormError, Products, Table, Use
 from fieldloop_cloud.compile.tensor import Tensor
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from fieldloop_cloud.compile.inspect import parse
+from fieldloop_cloud.compile.flat_model import parse
 
 _OP = schema.BuiltinOperator
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import asdict
+
 from fieldloop.backends import available_backends, choose_backend
 from fieldloop.clock import SystemClock
 from fieldloop.device_root import DeviceRoot, locked, read_active
@@ -15,7 +17,7 @@ from fieldloop.mqtt import MqttTransport
 from fieldloop_device.config import DeviceConfig, load_config
 from fieldloop_device.connection import mqtt_settings
 from fieldloop_device.outbox_database import read_totals
-from fieldloop_device.runtime import Runtime
+from fieldloop_device.runtime import Runtime, active_bundle
 from fieldloop_device.selftest import replay
 from fieldloop_device.status import read_status
 
@@ -55,7 +57,7 @@ def examine(root: Path | None) -> tuple[Finding, ...]:
         Finding("settings", is_fine=True, detail=f"device {config.device.id}"),
         _guarded("disk", lambda: _disk(device)),
         _guarded("keys", lambda: _keys(device, config)),
-        _guarded("bundle", lambda: _bundle(device)),
+        _guarded("bundle", lambda: _bundle(device, config)),
         _guarded("outbox", lambda: _outbox(device)),
         _guarded("broker", lambda: _broker(device, config)),
     )
@@ -137,13 +139,15 @@ def _keys(root: DeviceRoot, config: DeviceConfig) -> str:
     return "private"
 
 
-def _bundle(root: DeviceRoot) -> str:
-    with Runtime.open_root(root.path) as runtime:
-        receipt = replay(runtime)
+def _bundle(root: DeviceRoot, config: DeviceConfig) -> str:
+    # In a process of its own: a model that crashes its runtime is what a doctor is called for.
+    options = asdict(config.runtime) | {"isolation": "process"}
+    with Runtime.open(active_bundle(root), device_root=root.path, **options) as runtime:
+        replay(runtime)
         return (
             f"slot {read_active(root.path)}: {runtime.content.manifest.name} release "
-            f"{runtime.release}, {runtime.precision}, {runtime.sha256[:16]}; golden replay "
-            f"p95 {receipt.p95_latency_ms:.3g} ms"
+            f"{runtime.release}, {runtime.precision}, {runtime.sha256[:16]}; gives its golden "
+            "answers"
         )
 
 

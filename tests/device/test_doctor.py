@@ -2,9 +2,11 @@ import socket
 
 import pytest
 from tests.support.brokers import needs_mosquitto
-from tests.support.devices import Device, make_bundle
+from tests.support.devices import Device, dense_model, golden_set, make_bundle
+from tests.support.foreign_ops import custom_op, newer_op
 from tests.support.waiting import wait_until
 
+from fieldloop import backends
 from fieldloop_cloud.fleet.broker import MosquittoBroker
 from fieldloop_cloud.release.certificates import CertificateAuthority
 from fieldloop_device import doctor
@@ -121,3 +123,63 @@ def test_a_runtime_that_cannot_work_here_brings_its_remedy(device, monkeypatch):
     found = findings(device)
     assert not found["runtime"].is_fine
     assert "pip install" in found["runtime"].remedy
+
+
+GOOD = dense_model()
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "remedy"),
+    [
+        (newer_op(GOOD), "FULLY_CONNECTED in version 99", "Update the runtime"),
+        (custom_op(GOOD, b"FlexErf"), "Select TensorFlow ops", "builtin ops only"),
+        (custom_op(GOOD, b"MyOp"), "custom op MyOp", "builtin ops only"),
+    ],
+    ids=["newer", "flex", "custom"],
+)
+def test_an_op_that_the_runtime_lacks_is_named_with_its_remedy(tmp_path, model, said, remedy):
+    bundle = make_bundle(model=model, golden=golden_set(GOOD))
+    finding = findings(Device(tmp_path / "device", bundle=bundle))["bundle"]
+    assert not finding.is_fine
+    assert said in finding.detail
+    assert remedy in finding.remedy
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that exactly these backends are installed, beside this NumPy."""
+
+    def pretend(*names, numpy):
+        packages = {backends._PACKAGES[name] for name in names}
+        monkeypatch.delenv(backends.BACKEND_VARIABLE, raising=False)
+        monkeypatch.setattr(
+            backends.importlib.util, "find_spec", lambda name: name in packages or None
+        )
+        monkeypatch.setattr(backends, "_version", lambda _name, _package: "2.14.0")
+        monkeypatch.setattr(backends.np, "__version__", numpy)
+
+    return pretend
+
+
+def test_a_numpy_that_breaks_tflite_runtime_is_found_before_it_does(installed):
+    installed("tflite-runtime", numpy="2.1.0")
+    found = {item.check: item for item in examine(None)}
+    for check in ("backend tflite-runtime", "runtime"):
+        assert not found[check].is_fine
+        assert "NumPy 2.1.0" in found[check].detail
+        assert "numpy<2" in found[check].remedy
+
+
+def test_a_machine_without_a_runtime_is_told_which_wheel_it_needs(installed):
+    installed(numpy="1.26.4")
+    found = {item.check: item for item in examine(None)}
+    assert not found["runtime"].is_fine
+    assert "ai-edge-litert" in found["runtime"].remedy
+    assert "fieldloop-device[tflite]" in found["runtime"].remedy
+
+
+def test_a_delegate_that_is_not_there_is_found(device):
+    device.configure("[runtime]\ndelegate = '/missing/libedgetpu.so.1'\n")
+    finding = findings(device)["bundle"]
+    assert "delegate cannot be loaded" in finding.detail
+    assert "leave it out" in finding.remedy

@@ -1,6 +1,7 @@
 """A model in a process of its own: the children here really die."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.faults import test_mutated_models
 from tests.support.devices import WEIGHTS, Device, dense_model, make_bundle, trust
 
 from fieldloop.errors import ConfigError, ModelCrashError, ModelRuntimeError, SignatureError
@@ -206,3 +208,19 @@ def test_a_root_can_ask_for_it(tmp_path):
     with Runtime.open_root(device.path) as runtime:
         assert runtime.predict([1.0, 2.0]).label == "bad"
         assert isinstance(runtime._engine, IsolatedEngine)
+
+
+@pytest.mark.parametrize("seed", [1961, 2613])
+def test_a_model_that_crashes_its_runtime_is_an_error(seed):
+    """Mutants that end the process which loads or runs them, found by trying thousands."""
+    with pytest.raises(ModelCrashError, match="SIG"), IsolatedEngine(mutant(seed)) as engine:
+        engine.run([ROW])
+
+
+def mutant(seed):
+    chance = random.Random(seed)
+    model = bytearray(chance.choice([dense_model(), test_mutated_models.table_model()]))
+    names = ("_flip", "_overwrite_words", "_nudge_a_word", "_swap")
+    getattr(test_mutated_models, chance.choice(names))(model, chance)
+    model[4:8] = b"TFL3"
+    return bytes(model)

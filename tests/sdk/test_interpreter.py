@@ -6,12 +6,11 @@ import shutil
 import subprocess
 import sys
 
-import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import interpreter as litert
-from ai_edge_litert import schema_py_generated as schema
 from tests.support import runtimes, tiny_models
+from tests.support.foreign_ops import custom_op, newer_op
 
 from fieldloop import backends
 from fieldloop.backends import available_backends, choose_backend
@@ -24,24 +23,6 @@ from fieldloop.errors import (
 from fieldloop.interpreter import open_engine
 
 MODEL = tiny_models.build("sum")
-
-
-def changed(change):
-    """Return the model with its first operator code changed."""
-    tree = schema.ModelT.InitFromPackedBuf(MODEL, 0)
-    change(tree.operatorCodes[0])
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(tree.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def make_custom(name):
-    def change(code):
-        code.builtinCode = schema.BuiltinOperator.CUSTOM
-        code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
-        code.customCode = name
-
-    return change
 
 
 @pytest.fixture
@@ -154,15 +135,14 @@ def test_bytes_that_are_no_model_are_refused(content):
 
 
 def test_an_op_version_that_the_runtime_lacks_is_named():
-    newer = changed(lambda code: setattr(code, "version", 99))
     with pytest.raises(CompatibilityError, match=r"op ADD in version 99.*ai-edge-litert"):
-        open_engine(newer, backend="ai-edge-litert")
+        open_engine(newer_op(MODEL), backend="ai-edge-litert")
 
 
 @pytest.mark.parametrize(("name", "said"), [(b"MyOp", "MyOp"), (b"FlexErf", "Select TensorFlow")])
 def test_a_custom_op_is_named(name, said):
     with pytest.raises(CompatibilityError, match=said):
-        open_engine(changed(make_custom(name)), backend="ai-edge-litert")
+        open_engine(custom_op(MODEL, name), backend="ai-edge-litert")
 
 
 @pytest.fixture

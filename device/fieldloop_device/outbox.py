@@ -16,8 +16,6 @@ says that it is stored. Rules that keep counts honest:
 - A database that is corrupt is put aside under another name, counted, and a new one begun.
 """
 
-import dataclasses
-import itertools
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -28,43 +26,16 @@ import msgspec
 
 from fieldloop import wire
 from fieldloop.errors import DataError
-from fieldloop.telemetry import Ack, Clock, Event, FieldSample, Stream, TelemetryWindow
+from fieldloop.telemetry import Ack, Clock, Stream, TelemetryWindow
+from fieldloop_device import outbox_room as room
 from fieldloop_device.backlog import Backlog
 from fieldloop_device.outbox_database import OutboxDatabase
-from fieldloop_device.windows import can_merge, merge
+from fieldloop_device.stored_messages import NumberedMessage, Row, stream_of
 
 ResultT = TypeVar("ResultT")
 
-NumberedMessage = TelemetryWindow | Event | FieldSample
-
-KINDS: dict[Stream, type[NumberedMessage]] = {
-    "tel": TelemetryWindow,
-    "evt": Event,
-    "smp": FieldSample,
-}
-
-_MERGE_AT_ONCE = 64
 _DAY_MS = 86_400_000
 _NO_TIME = Clock(mono_ms=0, wall_ms=0)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Row:
-    """A stored message."""
-
-    boot: int
-    seq: int
-    stream: Stream
-    payload: bytes
-
-    @property
-    def number(self) -> tuple[int, int]:
-        """Boot and sequence number: the message's place in the device's history."""
-        return self.boot, self.seq
-
-    def message(self) -> NumberedMessage:
-        """Return the message."""
-        return wire.decode(KINDS[self.stream], self.payload)
 
 
 class Outbox:
@@ -156,23 +127,16 @@ class Outbox:
         """
         if self._max_age_ms is None or not now.synchronized:
             return 0
-        condition = "stored_ms BETWEEN 1 AND ?"
-        newest_ms = now.wall_ms - self._max_age_ms - 1
         with self._lock:
             if not self._open():
                 return 0
-            query = f"SELECT 1 FROM message WHERE {condition} LIMIT 1"  # noqa: S608 - a constant
-            if not self._read(
-                lambda database: database.connection.execute(query, (newest_ms,)).fetchone(), None
-            ):
-                return 0
             try:
-                with self._database.transaction() as connection:
-                    count = self._drop(connection, condition, newest_ms)
+                count, freed = room.drop_older(self._database, now.wall_ms - self._max_age_ms)
             except sqlite3.Error as error:
                 self._suffer(error)
                 return 0
             self._dropped_rows += count
+            self._size_bytes -= freed
             return count
 
     def pending(self, *, after: tuple[int, int] = (0, 0), limit: int = 64) -> list[Row]:
@@ -198,7 +162,7 @@ class Outbox:
         with self._lock:
             if not self._open():
                 return False
-            if number <= self._sent_mark():
+            if number <= room.sent_mark(self._database):
                 return True
             try:
                 with self._database.transaction():
@@ -214,16 +178,18 @@ class Outbox:
         with self._lock:
             if not self._open():
                 return 0
-            deleted = 0
+            deleted = freed = 0
             try:
-                with self._database.transaction() as connection:
-                    for first, last in ack.ranges:
-                        deleted += self._delete(
-                            connection, "boot = ? AND seq BETWEEN ? AND ?", ack.boot, first, last
+                with self._database.transaction():
+                    for numbers in ack.ranges:
+                        count, size = room.delete(
+                            self._database, "boot = ? AND seq BETWEEN ? AND ?", ack.boot, *numbers
                         )
+                        deleted, freed = deleted + count, freed + size
             except sqlite3.Error as error:
                 self._suffer(error)
                 return 0
+            self._size_bytes -= freed
             return deleted
 
     def samples_on(self, wall_ms: int) -> int:
@@ -326,92 +292,18 @@ class Outbox:
             payload = wire.encode(msgspec.structs.replace(message, **changes))
         except DataError:
             return None
-        return Row(self._boot, seq, _stream(message), payload)
-
-    def _delete(self, connection: sqlite3.Connection, condition: str, *values: int) -> int:
-        freed = connection.execute(
-            f"SELECT coalesce(sum(length(payload)), 0) FROM message WHERE {condition}",  # noqa: S608 - the condition is a constant of this module
-            values,
-        ).fetchone()[0]
-        count = connection.execute(
-            f"DELETE FROM message WHERE {condition}",  # noqa: S608 - the same
-            values,
-        ).rowcount
-        self._size_bytes -= int(freed)
-        return count
-
-    def _drop(self, connection: sqlite3.Connection, condition: str, *values: int) -> int:
-        """Delete and count in one transaction."""
-        count = self._delete(connection, condition, *values)
-        self._database.set_counter("dropped", self._database.counter("dropped") + count)
-        return count
-
-    def _sent_mark(self) -> tuple[int, int]:
-        return self._database.counter("sent_boot"), self._database.counter("sent_seq")
-
-    # Space
+        return Row(self._boot, seq, stream_of(message), payload)
 
     def _make_room(self) -> None:
         """Bring the payloads under the cap: merge, then drop samples, events, windows."""
         try:
             while self._size_bytes > self._max_bytes:
-                if not (self._merge_oldest() or self._drop_oldest()):
+                freed = room.merge_oldest(self._database)
+                if freed is None:
+                    freed = room.drop_oldest(self._database)
+                    self._dropped_rows += freed is not None
+                if freed is None:
                     return
+                self._size_bytes -= freed
         except sqlite3.Error as error:
             self._suffer(error)
-
-    def _merge_oldest(self) -> bool:
-        rows = [
-            Row(*row)
-            for row in self._database.connection.execute(
-                "SELECT boot, seq, stream, payload FROM message "
-                "WHERE stream = 'tel' AND (boot, seq) > (?, ?) ORDER BY boot, seq LIMIT ?",
-                (*self._sent_mark(), _MERGE_AT_ONCE),
-            )
-        ]
-        for earlier, later in itertools.pairwise(rows):
-            payload = _merged(earlier, later)
-            if payload is None:
-                continue
-            with self._database.transaction() as connection:
-                connection.execute("DELETE FROM message WHERE (boot, seq) = (?, ?)", earlier.number)
-                connection.execute(
-                    "UPDATE message SET payload = ? WHERE (boot, seq) = (?, ?)",
-                    (payload, *later.number),
-                )
-            self._size_bytes += len(payload) - len(earlier.payload) - len(later.payload)
-            return True
-        return False
-
-    def _drop_oldest(self) -> bool:
-        for stream in ("smp", "evt", "tel"):
-            row = self._database.connection.execute(
-                "SELECT boot, seq FROM message WHERE stream = ? ORDER BY boot, seq LIMIT 1",
-                (stream,),
-            ).fetchone()
-            if row is not None:
-                with self._database.transaction() as connection:
-                    self._drop(connection, "boot = ? AND seq = ?", *row)
-                self._dropped_rows += 1
-                return True
-        return False
-
-
-def _merged(earlier: Row, later: Row) -> bytes | None:
-    """Return the sum of two windows; None if they do not belong together or cannot be read."""
-    try:
-        first = wire.decode(TelemetryWindow, earlier.payload)
-        second = wire.decode(TelemetryWindow, later.payload)
-        return wire.encode(merge(first, second)) if can_merge(first, second) else None
-    except DataError:
-        return None
-
-
-def _stream(message: NumberedMessage) -> Stream:
-    for stream, kind in KINDS.items():
-        if isinstance(message, kind):
-            return stream
-    raise DataError(
-        f"a {type(message).__name__} is not a numbered message",
-        advice="Send a window, an event or a sample.",
-    )

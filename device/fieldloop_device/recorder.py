@@ -6,8 +6,9 @@ import threading
 from fieldloop.clock import ClockSource
 from fieldloop.telemetry import Event
 from fieldloop_device.monitor import MODEL_ID_DIGITS
-from fieldloop_device.outbox import NumberedMessage, Outbox
+from fieldloop_device.outbox import Outbox
 from fieldloop_device.serving import Serving
+from fieldloop_device.stored_messages import NumberedMessage
 
 logger = logging.getLogger(__name__)
 

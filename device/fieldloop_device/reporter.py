@@ -18,7 +18,8 @@ from fieldloop.state import DesiredState, Presence, ReportedState
 from fieldloop.telemetry import Ack
 from fieldloop.transport import Message, Transport, Will
 from fieldloop.wire import MessageT
-from fieldloop_device.outbox import Outbox, Row
+from fieldloop_device.outbox import Outbox
+from fieldloop_device.stored_messages import Row
 
 logger = logging.getLogger(__name__)
 

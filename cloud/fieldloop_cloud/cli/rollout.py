@@ -1,5 +1,6 @@
 """`fieldloop rollout`: start, status, pause, resume, abort."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ from fieldloop.errors import CompatibilityError, ConfigError
 from fieldloop.manifest import BundleContent
 from fieldloop.state import HealthPolicy
 from fieldloop_cloud.cli.output import DURATION, emit, home_option, json_option, plain, table
+from fieldloop_cloud.fleet.agreement import Agreement, agreements
 from fieldloop_cloud.fleet.rollout import Rollout
 from fieldloop_cloud.fleet.rollout_state import RolloutState
 from fieldloop_cloud.fleet.shadowing import shadow
@@ -52,7 +54,7 @@ def start(
     """Begin a rollout of BUNDLE (a file, or the first digits of a release's hash).
 
     `fieldloop serve` carries it out; without --device it goes to every provisioned device of the
-    bundle's classes.
+    bundle's classes. If it has been a challenger in the shadow, how it agreed is shown.
     """
     content = resolve(home.opened(), bundle)
     chosen = _chosen(home, content, devices)
@@ -66,7 +68,9 @@ def start(
             deadline_s=deadline,
             health=HealthPolicy(min_predictions=min_predictions),
         )
-    _emit(state, as_json=as_json)
+        model = content.sha256[:16]  # as telemetry names it
+        evidence = [x for x in agreements(store.shadowed_windows()) if x.challenger == model]
+    _emit(state, evidence, as_json=as_json)
 
 
 def _chosen(home: Home, content: BundleContent, devices: tuple[str, ...]) -> list[str]:
@@ -180,8 +184,10 @@ def abort(*, reason: str, home: Home, as_json: bool) -> None:
         _emit(Rollout(store).abort(reason), as_json=as_json)
 
 
-def _emit(state: RolloutState, *, as_json: bool) -> None:
+def _emit(state: RolloutState, evidence: Sequence[Agreement] = (), *, as_json: bool) -> None:
     result: dict[str, Any] = plain(state)
+    if evidence:
+        result["shadow_evidence"] = plain(list(evidence))
 
     def text(console: Console) -> None:
         console.print(
@@ -189,6 +195,8 @@ def _emit(state: RolloutState, *, as_json: bool) -> None:
             + (f", {state.reason}" if state.reason else ""),
             markup=False,
         )
+        for agreement in evidence:
+            console.print(agreement.sentence, markup=False)
         rows = [
             (name, item.state, item.ver or None, item.reason)
             for name, item in state.devices.items()

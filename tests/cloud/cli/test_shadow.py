@@ -57,3 +57,5 @@ def test_the_status_says_how_they_agree(fleet):
     (pair,) = fieldloop("fleet", "status", "--home", home.path, "--json").result["shadows"]
     assert (pair["challenger"], pair["share"]) == (challenger[:16], 0.75)
     assert "the same label for 75.0%" in fieldloop("fleet", "status", "--home", home.path).out
+    begun = fieldloop("rollout", "start", challenger, "--home", home.path, "--json")
+    assert [item["share"] for item in begun.result["shadow_evidence"]] == [0.75]

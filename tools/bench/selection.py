@@ -31,7 +31,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results-selection.md"
 ENVIRONMENT = HERE.parents[1] / ".venv-peers-automl"
 KEPT = ENVIRONMENT / "measured.jsonl"
-SEEDS = (0, 1, 2)
+SEEDS = (10, 11, 12)
+"""The portfolio was settled while looking at seeds 0 to 2 and other generated sets."""
 SETS = ("digits", "breast_cancer", "wine", "iris", "diabetes", "blobs", "friedman")
 PEERS = {"FLAML": 40, "AutoGluon": 20}
 """Contenders and their time budgets in seconds."""
@@ -44,11 +45,11 @@ def data_of(name: str) -> Dataset:
     """Return a data set by name; two are generated."""
     if name == "blobs":
         X, y = make_classification(
-            2000, 20, n_informative=6, n_redundant=4, n_classes=3, flip_y=0.03, random_state=0
+            2000, 20, n_informative=6, n_redundant=4, n_classes=3, flip_y=0.03, random_state=10
         )
         return from_arrays(X, y)
     if name == "friedman":
-        X, y = make_friedman1(1500, noise=1.0, random_state=0)
+        X, y = make_friedman1(1500, noise=1.0, random_state=10)
         return from_arrays(X, y)
     return Dataset.load(f"sklearn:{name}")
 

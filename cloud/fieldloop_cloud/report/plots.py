@@ -175,6 +175,25 @@ def reliability(points: Sequence[tuple[float, float, float, float]]) -> str:
     return data_uri(drawing)
 
 
+def epochs(losses: Sequence[float], held_out: Sequence[float]) -> str:
+    """Draw a net's losses, epoch by epoch.
+
+    Args:
+        losses: On the rows that were learned.
+        held_out: On the rows that early stopping watches.
+    """
+    drawing = figure(6.4, 3.2)
+    made = axes(drawing, xlabel="epoch", ylabel="loss")
+    numbers = range(1, len(losses) + 1)
+    made.plot(numbers, losses, color=MUTED, linewidth=1.2, label="learned rows")
+    made.plot(numbers, held_out, color=ACCENT, linewidth=1.4, label="held-out rows")
+    best = min(numbers, key=lambda number: held_out[number - 1])
+    made.plot([best], [held_out[best - 1]], "o", color=WARN, markersize=5, label="kept")
+    made.xaxis.get_major_locator().set_params(integer=True)
+    legend(made, 3)
+    return data_uri(drawing)
+
+
 def _logarithmic(made: Any) -> None:
     """Give the x axis a logarithmic scale with plain numbers at 1, 2 and 5."""
     from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - as above

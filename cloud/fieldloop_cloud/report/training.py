@@ -43,6 +43,7 @@ def run_report(run: Run) -> str:
         bytes_plot=_front(run, cost="bytes"),
         confusion_plot=plots.confusion_matrix(run.confusion, labels) if run.confusion else "",
         reliability_plot=_reliability(run),
+        courses=_courses(run),
         reproduce=reproduction(run),
     )
 
@@ -75,6 +76,17 @@ def _front(run: Run, *, cost: str) -> str:
     ]
     label = "one row, µs" if cost == "latency" else "size, KB"
     return plots.front(points, chosen=run.chosen.name, xlabel=label, ylabel=run.metric)
+
+
+def _courses(run: Run) -> dict[str, str]:
+    """Return a plot of the epochs of each net, by its name."""
+    nets = {item.name.rpartition(".")[0]: item.history for item in run.front if item.history}
+    return {
+        name: plots.epochs(
+            [epoch.loss for epoch in history], [epoch.held_out_loss for epoch in history]
+        )
+        for name, history in nets.items()
+    }
 
 
 def _reliability(run: Run) -> str:

@@ -8,6 +8,7 @@ from fieldloop.manifest import Precision
 from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.quantize import Gate
 from fieldloop_cloud.select.criteria.verdicts import Assessment
+from fieldloop_cloud.train.nets.job import Epoch
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         warnings: What makes the ranges of the integers doubtful.
         trial: Number of its trial in the search, from 1; 0 for the candidate's best one.
         criteria: What information criteria and bounds say of the fitted model, or why nothing.
+        history: A net's epochs; empty for classical models.
     """
 
     candidate: str
@@ -60,6 +62,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     trial: int = 0
     criteria: tuple[Assessment, ...] = ()
+    history: tuple[Epoch, ...] = ()
 
     @property
     def name(self) -> str:

@@ -38,6 +38,7 @@ from fieldloop_cloud.select.scored import Measured, Scored, Skipped
 from fieldloop_cloud.train.bench import Bench
 from fieldloop_cloud.train.measure import Answers, answers, latencies
 from fieldloop_cloud.train.metrics import estimate
+from fieldloop_cloud.train.nets.job import Epoch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +56,7 @@ class Trained:
             was fitted on them (cross-validation); None where it was not.
         aware: Trains the net further with int8's rounding and gives the int8 flatbuffer, or
             raises; None where that cannot be done. It is asked only if int8 does not pass.
+        history: A net's epochs.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Trained:
     calibration: NDArray[np.float32]
     held_out: Callable[[Precision], Answers] | None = None
     aware: Callable[[], bytes] | None = None
+    history: tuple[Epoch, ...] = ()
 
     @property
     def is_net(self) -> bool:
@@ -215,6 +218,7 @@ def _measured(
         quantizer=compiled.evidence.quantizer,
         kept_float=compiled.evidence.kept_float,
         warnings=compiled.evidence.warnings,
+        history=trained.history,
         calibration_sha256=calibration_sha256(trained.calibration) if is_calibrated else "",
     )
 

@@ -63,6 +63,7 @@ def trained_net(candidate: Candidate, settings: Settings, bench: Bench) -> Train
         model=net.keras_bytes,
         calibration=calibration,
         aware=lambda: _trained_aware(net, bench),
+        history=net.history,
     )
 
 

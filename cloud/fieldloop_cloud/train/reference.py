@@ -83,7 +83,10 @@ def _of_targets(
     row_count: int,
 ) -> ReferenceProfile:
     """Freeze the answers for every target with probabilities, one target after the other."""
-    counted, classes, confidence, accuracy = [], [], [], []
+    counted: list[CountedTarget] = []
+    classes: list[int] = []
+    confidence: list[tuple[int, ...]] = []
+    accuracy: list[tuple[float, ...]] = []
     each = answers_of_targets(signature, said)
     for place, (view, answered) in enumerate(zip(target_views(signature), each, strict=True)):
         class_count = len(view.counted_labels)

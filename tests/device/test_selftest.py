@@ -114,5 +114,5 @@ def test_nan_where_a_number_belongs_is_found():
 
 
 def test_the_child_gets_no_more_threads_than_it_needs():
-    assert selftest._child_environment()["OPENBLAS_NUM_THREADS"] == "1"
-    assert selftest._child_environment()["PATH"] == os.environ["PATH"]
+    assert selftest.child_environment()["OPENBLAS_NUM_THREADS"] == "1"
+    assert selftest.child_environment()["PATH"] == os.environ["PATH"]

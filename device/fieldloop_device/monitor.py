@@ -20,10 +20,10 @@ from fieldloop.targets import target_views
 from fieldloop.telemetry import (
     CONFIDENCE_EDGES,
     LATENCY_EDGES_MS,
-    STUCK_RUN,
     Clock,
     TelemetryWindow,
 )
+from fieldloop_device.counting import BinCounter, RunCounter
 from fieldloop_device.resources import ResourceMeter
 
 _FOLD_AT = 256
@@ -63,7 +63,8 @@ class Monitor:
         self._high = np.asarray([item.high for item in profile.quantities])
         self._model = sha256[:MODEL_ID_DIGITS]
         self._class_of, self._class_count = _classes(signature)
-        self._runs = _Runs(_varied(signature, profile))
+        self._bins = BinCounter(self._edges)
+        self._runs = RunCounter(_varied(signature, profile))
         self._meter = ResourceMeter()
         self._answers: list[_Answer] = []
         self._rows: list[NDArray[np.float32]] = []
@@ -159,7 +160,7 @@ class Monitor:
         self._count_confidences(answers)
         self._capacity = _FOLD_AT
         if self._quantities:
-            self._count(np.concatenate(rows))
+            self._count(np.concatenate(rows) if len(rows) > 1 else rows[0])
             self._capacity = max(1, min(_FOLD_AT, _FOLD_BYTES // max(rows[-1][:1].nbytes, 1)))
 
     def _count_confidences(self, answers: Sequence[_Answer]) -> None:
@@ -202,38 +203,7 @@ class Monitor:
         with np.errstate(invalid="ignore"):
             self._outside += ((values < self._low) | (values > self._high)).sum(axis=0)
         self._stuck += self._runs.count(values)
-        finite = np.isfinite(values)
-        for column, edges in enumerate(self._edges):
-            cells = np.searchsorted(edges, values[finite[:, column], column], side="right")
-            self._features[column] += np.bincount(cells, minlength=len(edges) + 1)
-
-
-class _Runs:
-    """Counts readings of sensors that stopped moving; runs go on from batch to batch.
-
-    Args:
-        varied: For each quantity whether an unchanging value is strange, shape (quantities,).
-    """
-
-    def __init__(self, varied: NDArray[np.bool_]) -> None:
-        self._varied = varied
-        self._last = np.full(len(varied), np.nan)
-        self._length = np.zeros(len(varied), dtype=np.int64)
-
-    def count(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Count, for each quantity, the values that end a run of at least `STUCK_RUN` equal ones.
-
-        Args:
-            values: Shape (n, quantities), n > 0, in the order of time.
-        """
-        before = np.vstack([self._last, values[:-1]])
-        places = np.arange(1, len(values) + 1)[:, np.newaxis]
-        # The place of the last change, seen from here; before the batch, where the run began.
-        changes = np.where(values == before, -self._length, places - 1)
-        lengths = places - np.maximum.accumulate(changes, axis=0)
-        self._last, self._length = values[-1], lengths[-1]
-        stuck: NDArray[np.int64] = ((lengths >= STUCK_RUN) & self._varied).sum(axis=0)
-        return stuck
+        self._bins.add(values, self._features)
 
 
 def _varied(signature: Signature, profile: ReferenceProfile) -> NDArray[np.bool_]:

@@ -45,7 +45,9 @@ class Quantizer:
         self._is_quantized = spec.is_quantized
         if self._dtype.kind in "iu":
             limits = np.iinfo(self._dtype)
-            self._low, self._high = float(limits.min), float(limits.max)
+            # Arrays, because NumPy would make some of plain numbers in every call.
+            self._low = np.asarray([limits.min], dtype=np.float64)
+            self._high = np.asarray([limits.max], dtype=np.float64)
         self._table = self._reals()
         self._code = self._codes_of_few()
 

@@ -19,6 +19,7 @@ from fieldloop.telemetry import (
     Resources,
     TelemetryWindow,
 )
+from fieldloop_device.counting import BinCounter
 from fieldloop_device.monitor import Monitor
 
 WIRED = Clock(mono_ms=123_456_789, wall_ms=1_790_000_000_000, synchronized=True)
@@ -126,6 +127,28 @@ def test_a_stuck_sensor_is_counted_as_a_plain_loop_counts_it(runs, batches):
         stuck += (window.stuck_counts or (0, 0))[0]
         assert (window.stuck_counts or (0, 0))[1] == 0
     assert stuck == expected
+
+
+def test_a_run_in_the_very_first_rows_counts():
+    watch = Monitor(dense_signature(), varied_profile(), sha256="ab", now=NOW)
+    still = np.column_stack([np.ones(32), np.arange(32)]).astype(np.float32)
+    watch.record(still, [answer()] * 32)
+    assert watch.cut(LATER).stuck_counts == (1, 0)
+
+
+@given(st.lists(st.integers(-1, 50) | st.just(None), min_size=1, max_size=60))
+def test_a_quantity_of_many_cells_is_counted_like_one_of_few(values):
+    edges = (tuple(i + 0.5 for i in range(49)), (10.0, 20.0))
+    counter = BinCounter([np.asarray(item) for item in edges])
+    counts = [np.zeros(len(item) + 1, dtype=np.int64) for item in edges]
+    column = np.array([np.nan if value is None else value for value in values])
+    counter.add(np.column_stack([column, column]), counts)
+    for item, found in zip(edges, counts, strict=True):
+        expected = np.zeros(len(item) + 1, dtype=np.int64)
+        for value in values:
+            if value is not None:
+                expected[bisect_right(item, value)] += 1
+        assert found.tolist() == expected.tolist()
 
 
 def test_what_may_stand_still_is_never_stuck():

@@ -52,7 +52,7 @@ def export_command(
     """
     from fieldloop_cloud.release.microcontroller import export_c  # noqa: PLC0415 - slow to load
 
-    data = read_bundle(file)
+    data = read_bundle(file) if file.is_file() else b""  # export_c says what is missing
     is_bundle = data.startswith(MAGIC)
     made = export_c(
         unpack(data, trust=bundle_trust(home, trusted), where=str(file)) if is_bundle else file,

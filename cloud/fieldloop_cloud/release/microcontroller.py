@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.codec import dequantize
-from fieldloop.errors import ConfigError, GateError, UnsupportedError
+from fieldloop.errors import ConfigError, DataError, GateError, UnsupportedError
 from fieldloop.interpreter import open_engine
 from fieldloop.manifest import BundleContent
 from fieldloop.signature import Signature, TensorSpec
@@ -153,7 +153,13 @@ def _source(
     if isinstance(model, bytes):
         return model, None, "model"
     path = Path(model)
-    if Saved.beside(path).signature.exists():
+    if not path.is_file():
+        raise DataError(
+            "the model file does not exist",
+            where=str(path),
+            advice="Name a .tflite file as `fieldloop compile` writes it, or a .flb bundle.",
+        )
+    if path.suffix == ".tflite" and Saved.beside(path).signature.exists():
         compiled = load_compiled(path)
         return compiled.tflite, compiled.signature, path.stem
     return read_bundle(path), None, path.stem

@@ -198,6 +198,16 @@ def test_a_target_that_is_no_microcontroller_is_refused(linear, tmp_path):
         export_c(linear, tmp_path, target="pi4")
 
 
+def test_a_file_that_is_no_flatbuffer_or_is_missing_is_refused(linear, tmp_path):
+    save_compiled(linear, tmp_path / "flowers.tflite")
+    (tmp_path / "flowers.joblib").write_bytes(b"another file beside the same signature")
+    for name, said in (("flowers.joblib", "no TFLite model"), ("none.tflite", "does not exist")):
+        done = fieldloop("export", tmp_path / name, "-o", tmp_path / "c")
+        assert done.code == 2
+        assert said in done.err
+    assert not (tmp_path / "c").exists()
+
+
 def test_nothing_is_overwritten_unasked(linear, tmp_path):
     export_c(linear, tmp_path, allow_float=True)
     with pytest.raises(ConfigError, match="exist already"):

@@ -65,11 +65,11 @@ def lesson(teacher: Any, rows: NDArray[np.float32], ask_net: AskNet) -> Lesson:
     elif isinstance(teacher, str | Path):
         answers = ask_net(Path(teacher), rows)
     elif hasattr(teacher, "predict_proba"):
-        answers = teacher.predict_proba(_flat(rows))
+        answers = _asked(teacher, teacher.predict_proba, rows)
     elif hasattr(teacher, "layers") and hasattr(teacher, "predict"):
         answers = teacher.predict(rows.reshape(len(rows), *teacher.input_shape[1:]), verbose=0)
     elif hasattr(teacher, "predict") and not _has_classes(teacher):
-        answers = np.asarray(teacher.predict(_flat(rows)), dtype=np.float64)
+        answers = np.asarray(_asked(teacher, teacher.predict, rows), dtype=np.float64)
     else:
         raise UnsupportedError(
             "the teacher gives no probabilities",
@@ -85,8 +85,20 @@ def _has_classes(teacher: Any) -> bool:
     return getattr(teacher, "classes_", None) is not None
 
 
-def _flat(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows.reshape(len(rows), -1)
+def _asked(teacher: Any, ask: Callable[[Any], Any], rows: NDArray[np.float32]) -> Any:
+    """Ask an estimator; rows that it does not take are an error of the rows.
+
+    Raises:
+        DataError: It does not take them.
+    """
+    try:
+        return ask(rows.reshape(len(rows), -1))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the teacher does not take these rows: {str(error).splitlines()[0]}",
+            where=type(teacher).__name__,
+            advice="Give rows with the columns that it was fitted on, in the same order.",
+        ) from error
 
 
 def _compiled(teacher: Compiled, rows: NDArray[np.float32]) -> Lesson:

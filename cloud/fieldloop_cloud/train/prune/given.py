@@ -88,6 +88,10 @@ def place_model(model: Any, job: Path) -> None:
             advice=f"Install the packages for nets: {INSTALL_DEEP}.",
         )
     if isinstance(model, (str, Path)):
+        if not Path(model).is_file():
+            raise DataError(
+                "the model file does not exist", where=str(model), advice="Check the path."
+            )
         if Path(model).suffix != ".keras" or not zipfile.is_zipfile(model):
             raise DataError(
                 "this is not a .keras file, or a damaged one",

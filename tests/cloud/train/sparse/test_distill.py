@@ -216,3 +216,11 @@ def test_the_command_writes_a_student_that_can_be_loaded(tmp_path):
     assert done.result["agreement"] > 0.9
     assert joblib.load(out).score(X, NAMES) > 0.9
     assert fieldloop(*words[:-1], tmp_path / "small.keras", "--trust").code == 2
+
+
+def test_rows_that_the_teacher_does_not_take_are_refused():
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    teacher = DecisionTreeClassifier().fit(X, y)
+    with pytest.raises(DataError, match="expecting 3 features") as caught:
+        fl.distill(teacher, DecisionTreeClassifier(), X[:, :2], y)
+    assert caught.value.where == "DecisionTreeClassifier"

@@ -4,7 +4,7 @@ import logging
 import threading
 
 from fieldloop.clock import ClockSource
-from fieldloop.telemetry import Event
+from fieldloop.telemetry import Clock, Event
 from fieldloop_device.monitor import MODEL_ID_DIGITS
 from fieldloop_device.outbox import Outbox
 from fieldloop_device.serving import Serving
@@ -13,6 +13,7 @@ from fieldloop_device.stored_messages import NumberedMessage
 logger = logging.getLogger(__name__)
 
 _MAX_DETAIL = 500
+_EXPIRY_MS = 3_600_000
 
 
 class Recorder:
@@ -38,6 +39,7 @@ class Recorder:
         self._next_cut_ms = clock.read().mono_ms + window_ms
         self._lock = threading.Lock()
         self._events: list[Event] = []
+        self._next_expiry_ms = 0
         self._known_drops = 0
         self._known_quarantines = 0
         self.window_count = 0
@@ -73,7 +75,7 @@ class Recorder:
         messages: list[NumberedMessage] = []
         if is_due:
             self._next_cut_ms = now.mono_ms + self._window_ms
-            self._outbox.expire(now)
+            self._expire(now)
             self._notice_losses()
             windows = self._serving.cut()
             self.window_count += len(windows)
@@ -83,6 +85,12 @@ class Recorder:
             messages += self._events
             self._events = []
         return self._outbox.append(messages, now=now), is_due
+
+    def _expire(self, now: Clock) -> None:
+        """Look for what is too old; seldom, because that reads the whole outbox."""
+        if now.mono_ms >= self._next_expiry_ms:
+            self._next_expiry_ms = now.mono_ms + _EXPIRY_MS
+            self._outbox.expire(now)
 
     def _notice_losses(self) -> None:
         """Announce what the outbox had to give up since the last window."""

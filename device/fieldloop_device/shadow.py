@@ -234,4 +234,5 @@ class Shadow:
 
     def _rest(self, cost_s: float) -> None:
         self.cpu_s += cost_s
-        self._stopping.wait(cost_s / self._cpu_share * self._random.uniform(0.5, 1.5))
+        # Never shorter than the share asks for: it is a limit, not a mean.
+        self._stopping.wait(cost_s / self._cpu_share * self._random.uniform(1.0, 2.0))

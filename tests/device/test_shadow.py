@@ -5,6 +5,7 @@ import time
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,14 +155,15 @@ def test_its_share_of_a_core_is_kept(tmp_path):
     with running(tmp_path, SAME, settings="[shadow]\ncpu_share = 0.05\n") as agent:
         begin = time.monotonic()
         started(agent)
-        # The start is not waited for: what it cost is taken off what may follow.
-        agent.shadow._random.uniform = lambda *_: 1.0
+        child = psutil.Process(agent.shadow._process._process.pid)
         agent.shadow._rest = counting_rest(agent.shadow)
         feed(agent, until=lambda: agent.shadow.rests >= 20)
         used_s = agent.shadow.cpu_s
+        times = child.cpu_times()
         elapsed_s = time.monotonic() - begin
     assert used_s > 0
-    assert used_s <= share * elapsed_s * 1.2
+    assert used_s <= share * elapsed_s * 1.1
+    assert times.user + times.system <= share * elapsed_s * 1.2  # what the kernel counted
 
 
 def counting_rest(shadow):

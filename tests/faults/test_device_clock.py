@@ -82,7 +82,7 @@ def test_only_what_is_known_to_be_old_is_dropped_after_a_jump(tmp_path):
         agent.predict([1.0, 2.0])
         made.talk()
     made.clock.wall_ms, made.clock.synchronized = right_ms + 31 * DAY_MS, True
-    made.clock.advance(1_000)
+    made.clock.advance(3_600_000)
     agent.record(cut=True)
     kept = [row.message() for row in agent.outbox.pending(limit=100)]
     counted = sum(item.prediction_count for item in kept if isinstance(item, TelemetryWindow))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from msgspec.structs import asdict
@@ -98,10 +98,12 @@ class Runtime:
                 crash is an error and no more, for tens of microseconds a call.
 
         Raises:
-            ConfigError: Neither `trust` nor `device_root` is given, or no such variant.
+            EnvironmentFaultError: No TFLite runtime is installed, or the delegate cannot load.
+                or isolation.
             BundleError: The file is missing, corrupt or truncated.
             TrustError: Not signed by a trusted key, or a downgrade.
             CompatibilityError: For another device class, or no variant runs here.
+            EnvironmentFaultError: No TFLite runtime is installed, or the delegate cannot be loaded.
         """
         if trust is None:
             trust = _root_trust(device_root, backend)
@@ -109,6 +111,11 @@ class Runtime:
         name = "" if isinstance(source, bytes) else str(source)
         content = unpack(data, trust=trust, where=name)
         variants = _candidates(content, precision, measured or {})
+        if isolation not in get_args(Isolation):
+            raise ConfigError(
+                f"'{isolation}' is not an isolation",
+                advice=f"Use one of {', '.join(get_args(Isolation))}.",
+            )
         load: Callable[..., Engine] = open_engine
         if isolation == "process":
             from fieldloop_device.isolation import IsolatedEngine  # noqa: PLC0415 - few need it

@@ -1,3 +1,4 @@
+import contextlib
 import threading
 import time
 
@@ -299,3 +300,19 @@ def test_the_clock_may_jump(bench):
     made.clock.advance(1_000)
     made.talk()
     assert sum(window.prediction_count for window in windows(made.cloud)) == 3
+
+
+@pytest.mark.parametrize(
+    ("policy", "answered", "outside"), [("flag", 2, (1, 0)), ("clip", 2, (1, 0)), ("reject", 1, ())]
+)
+def test_values_out_of_range_are_counted_under_every_policy(bench, policy, answered, outside):
+    made = bench(settings=f"[runtime]\nout_of_range = '{policy}'\n")
+    agent = made.start()
+    agent.predict([1.0, 2.0])
+    with contextlib.suppress(SignatureError):
+        agent.predict([9.0, 2.0])
+    agent.record(cut=True)
+    made.talk()
+    window = next(item for item in made.cloud.messages if isinstance(item, TelemetryWindow))
+    assert (window.prediction_count, window.rejected_count) == (answered, 2 - answered)
+    assert window.out_of_range_counts == outside

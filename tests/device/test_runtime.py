@@ -193,3 +193,28 @@ def test_opening_a_bundle_imports_neither_mqtt_nor_a_training_framework(tmp_path
         env={**os.environ, "FIELDLOOP_BACKEND": "ai-edge-litert"},
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_values_out_of_range_are_flagged_rejected_or_clipped():
+    bundle, far = make_bundle(), [9.0, 0.0]
+    answers = {}
+    for policy in ("flag", "clip"):
+        with Runtime.open(bundle, trust=trust(), out_of_range=policy) as opened:
+            answers[policy] = opened.predict(far)
+            assert answers[policy].out_of_range == ("current",)
+            assert opened.predict_batch([far])[0].probabilities == pytest.approx(
+                answers[policy].probabilities
+            )
+            clipped = opened.predict([5.0, 0.0])
+    assert answers["clip"].probabilities == clipped.probabilities
+    assert answers["flag"].probabilities != clipped.probabilities
+    with Runtime.open(bundle, trust=trust(), out_of_range="reject") as opened:
+        assert opened.predict([1.0, 2.0]).label == "bad"
+        with pytest.raises(SignatureError, match=r"9 lies outside -5 … 5.*'current'"):
+            opened.predict(far)
+
+
+@pytest.mark.parametrize("wrong", [{"out_of_range": "ignore"}, {"isolation": "container"}])
+def test_an_unknown_way_to_run_is_refused(wrong):
+    with pytest.raises(ConfigError, match="Use one of"):
+        Runtime.open(make_bundle(), trust=trust(), **wrong)

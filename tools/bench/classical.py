@@ -2,7 +2,10 @@
 
 Each model is fitted once, and every contender gets that same model. Contenders are timed in turns,
 burst by burst, so that what else the machine does hits all of them; what is shown are medians over
-single calls on one thread. Prints a Markdown table; `run.py` calls it.
+single calls on one thread. Prints Markdown tables; `run.py` calls it.
+
+The largest deviation is that of a probability from scikit-learn's on the same rows; an int8 model
+is given the quantized rows, so its deviation is that of the quantization.
 
     python tools/bench/classical.py .venv-peers/bin/python .venv-peers-hummingbird/bin/python
 """

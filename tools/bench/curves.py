@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--keep", type=Path, help="where measured curves are kept for another run")
     options = parser.parse_args()
-    rows, gaps = [], {share: ([], []) for share in SHARES}
+    rows: list[str] = []
+    gaps: dict[float, tuple[list[float], list[float]]] = {share: ([], []) for share in SHARES}
     inside = dict.fromkeys(SHARES, 0)
     for name, data, score in cases():
         kept = options.keep / f"{name}.npz" if options.keep else None

@@ -35,6 +35,7 @@ import fieldloop_cloud as fl
 from fieldloop import wire
 from fieldloop.device_root import DeviceRoot
 from fieldloop.interpreter import open_engine
+from fieldloop.manifest import Precision
 from fieldloop.telemetry import Ack, Clock, TelemetryWindow
 from fieldloop.testing.clock import FakeClock
 from fieldloop.testing.transport import InMemoryBroker, InMemoryTransport
@@ -74,12 +75,13 @@ def _cases(folder: Path) -> Iterator[tuple[str, Path, Any]]:
     logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(*iris)
     mlp = make_pipeline(StandardScaler(), MLPClassifier((64, 32), max_iter=60, random_state=0))
     mlp.fit(*digits)
-    for name, model, (X, y), precision in (
+    kinds: tuple[tuple[str, Any, Any, Precision], ...] = (
         ("iris, logistic", logistic, iris, "float32"),
         ("iris, logistic", logistic, iris, "int8"),
         ("digits, MLP 64-32", mlp, digits, "float32"),
         ("digits, MLP 64-32", mlp, digits, "int8"),
-    ):
+    )
+    for name, model, (X, y), precision in kinds:
         rows = X.astype(np.float32)
         compiled = fl.to_tflite(model, example=rows, precision=precision)
         slug = f"{name.split(',')[0]}-{precision}"
@@ -126,7 +128,8 @@ def _predict_row(name: str, root: Path, raw: Any) -> tuple[str, ...]:
     ):
         variant = runtime.content.models[runtime.precision]
         bare = open_engine(variant)
-        interpreter = bare._interpreter  # noqa: SLF001 - the bare thing is what we compare with
+        # The bare thing is what we compare with.
+        interpreter: Any = bare._interpreter  # type: ignore[attr-defined]  # noqa: SLF001 - it
         inputs = interpreter.get_input_details()[0]["index"]
         outputs = [item["index"] for item in interpreter.get_output_details()]
         tensor = runtime._codec.tensors(runtime._codec.encode_row(raw))[0]  # noqa: SLF001 - the same tensor

@@ -23,7 +23,7 @@ ROOT = HERE.parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One script, which prints its page.
+    """One script.
 
     Attributes:
         title: Heading of the page.
@@ -33,35 +33,37 @@ class Bench:
         shared: Packages that the peers must have in our versions, because fitted models pass
             between them.
         arguments: More of them.
+        writes: Whether the script writes its page itself, line by line because it takes long;
+            otherwise it prints it, and gets a heading here.
     """
 
     title: str
-    versions: tuple[str, ...] = ("ai-edge-litert", "scikit-learn", "numpy")
+    versions: tuple[str, ...] = ()
     peers: tuple[tuple[str, tuple[str, ...]], ...] = ()
     shared: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
+    writes: bool = False
 
 
-KERAS = ("tensorflow", "keras", "litert-quantizer", "ai-edge-litert")
+OURS = ("ai-edge-litert", "scikit-learn", "numpy")
 
 BENCHES = {
     "classical": Bench(
         "Classical models beside their peers",
+        OURS,
         peers=(
             ("peers", ("onnxruntime", "skl2onnx", "onnx")),
             ("peers-hummingbird", ("hummingbird-ml", "torch")),
         ),
         shared=("scikit-learn", "numpy", "joblib"),
     ),
-    "device": Bench("The device runtime beside the bare interpreter"),
-    "curves": Bench("Learning curves: what extrapolating is worth", ("scikit-learn",)),
-    "sparse": Bench("Nets with less in them", KERAS),
-    "transfer": Bench("Transfer learning from a few labels", KERAS),
-    "families": Bench("Keras Applications in both device runtimes", KERAS),
+    "device": Bench("The device runtime beside the bare interpreter", OURS),
+    "curves": Bench("Learning curves", writes=True),
+    "sparse": Bench("Nets with less in them", writes=True),
+    "transfer": Bench("Transfer learning", writes=True),
+    "families": Bench("Keras Applications on the device", writes=True),
     "selection": Bench(
-        "Choosing a model beside FLAML and AutoGluon",
-        ("scikit-learn", "optuna"),
-        peers=(("peers-automl", ("flaml", "autogluon.tabular")),),
+        "Choosing a model beside FLAML and AutoGluon", peers=(("peers-automl", ()),), writes=True
     ),
 }
 
@@ -96,26 +98,30 @@ def versions_in(python: Path, packages: tuple[str, ...]) -> list[str]:
     return [f"{name} {v}" for name, v in zip(packages, made.stdout.split(), strict=True)]
 
 
-def run(name: str) -> str:
-    """Run one bench and return its page."""
+def run(name: str) -> None:
+    """Run one bench; its page appears when it went through."""
     bench = BENCHES[name]
-    versions = versions_in(Path(sys.executable), bench.versions)
-    pythons = []
-    for peers, packages in bench.peers:
-        pythons.append(peers_python(peers, bench.shared))
-        versions += versions_in(pythons[-1], packages)
+    pythons = [peers_python(peers, bench.shared) for peers, _ in bench.peers]
     command = [sys.executable, str(HERE / f"{name}.py"), *map(str, pythons), *bench.arguments]
+    if bench.writes:
+        subprocess.run(command, check=True)
+        return
+    versions = versions_in(Path(sys.executable), bench.versions)
+    for python, (_, packages) in zip(pythons, bench.peers, strict=True):
+        versions += versions_in(python, packages)
     made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return (
+    page = (
         f"# {bench.title}\n\n"
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}; "
         f"{', '.join(versions)}. Ratios carry over to other machines, digits do not.\n\n"
         f"{made.stdout.rstrip()}\n"
     )
+    (HERE / f"{name}.md").write_text(page)
+    print(page)
 
 
 def main() -> None:
-    """Run the named benches; a page appears only when its bench went through."""
+    """Run the named benches."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
     names = parser.parse_args().names or list(BENCHES)
@@ -124,9 +130,7 @@ def main() -> None:
         parser.error(f"there is no bench {', '.join(unknown)}; there are {', '.join(BENCHES)}")
     for name in names:
         print(f"running {name} ...", file=sys.stderr)
-        page = run(name)
-        (HERE / f"{name}.md").write_text(page)
-        print(page)
+        run(name)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """Choosing a model: fieldloop beside FLAML and AutoGluon, and its search beside a random one.
 
-    python tools/bench/selection.py [--peers PYTHON] [--only CONTENDER] [--table]
+    python tools/bench/selection.py PEERS_PYTHON [--only CONTENDER] [--table]
 
 Everybody gets the same development rows and is scored on the same test rows, three seeds a data
 set, one thread, each in a process of its own. CPU seconds are those of the process and of what it
 started, imports included. Measurements are kept beside the peers, so that a bench that was stopped
-goes on; `--table` writes down what is there. The peers live in an environment of their
-own, `.venv-peers-automl`, made from `peers-requirements-automl.txt`.
+goes on; `--table` writes down what is there. `run.py` makes the peers' environment.
 """
 
 import argparse
@@ -16,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from fieldloop_cloud.data.sources import from_arrays
 from fieldloop_cloud.data.split import split
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results-selection.md"
+RESULTS = HERE / "selection.md"
 ENVIRONMENT = HERE.parents[1] / ".venv-peers-automl"
 KEPT = ENVIRONMENT / "measured.jsonl"
 SEEDS = (10, 11, 12)
@@ -196,28 +194,15 @@ def _volume(found: list[dict[str, Any]]) -> list[str]:
 def main() -> None:
     """Measure, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", default="", help="Python of an environment that is there")
+    parser.add_argument("peers", nargs="?", default="", help="Python of the peers' environment")
     parser.add_argument("--only", choices=["fieldloop", *PEERS])
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if not given.table:
-        peers = given.peers or ("" if given.only == "fieldloop" else peers_python())
-        bench((given.only,) if given.only else ("fieldloop", *PEERS), peers)
+        everyone = ("fieldloop", *PEERS) if given.peers else ("fieldloop",)
+        bench((given.only,) if given.only else everyone, given.peers)
     RESULTS.write_text(f"# Choosing a model, side by side\n\n{table()}")
     print(RESULTS.read_text())
-
-
-def peers_python() -> str:
-    """Return the Python of the peers' environment; make it if it is not complete."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not (ENVIRONMENT / "complete").exists():
-        print(f"making {ENVIRONMENT.name} ...", file=sys.stderr)
-        venv.create(ENVIRONMENT, clear=True, with_pip=True)
-        listed = HERE / "peers-requirements-automl.txt"
-        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(listed)]
-        subprocess.run(install, check=True)
-        (ENVIRONMENT / "complete").touch()
-    return str(python)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,19 @@ from fieldloop_cloud.train.transfer.pretrain import SETTINGS, pretrain
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "transfer.md"
-NET = {"member": "MobileNetV2", "alpha": 0.35, "cut": "stage3", "pooling": "flatten"}
-FULL = {"glyphs": 10_000, "source_epochs": 5, "seeds": {5: 5, 10: 5, 50: 3}, "epochs": 40}
-QUICK = {"glyphs": 4_000, "source_epochs": 4, "seeds": {5: 4}, "epochs": 30}
+NET: dict[str, Any] = {
+    "member": "MobileNetV2",
+    "alpha": 0.35,
+    "cut": "stage3",
+    "pooling": "flatten",
+}
+FULL: dict[str, Any] = {
+    "glyphs": 10_000,
+    "source_epochs": 5,
+    "seeds": {5: 5, 10: 5, 50: 3},
+    "epochs": 40,
+}
+QUICK: dict[str, Any] = {"glyphs": 4_000, "source_epochs": 4, "seeds": {5: 4}, "epochs": 30}
 TRAINING = NetSettings(learning_rate=3e-3, batch_size=16)
 
 WAYS = {

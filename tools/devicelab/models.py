@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 import fieldloop_cloud as fl
+from fieldloop.manifest import Precision
 
 ROWS = 20
 
@@ -61,7 +62,7 @@ def make_cases(home: Path) -> list[Case]:
     return made
 
 
-def _models(train: NDArray[np.float32], truth: NDArray[Any]) -> list[tuple[str, Any, str]]:
+def _models(train: NDArray[np.float32], truth: NDArray[Any]) -> list[tuple[str, Any, Precision]]:
     forest = RandomForestClassifier(50, max_depth=8, random_state=0).fit(train, truth)
     boosted = HistGradientBoostingClassifier(max_iter=20, random_state=0).fit(train, truth)
     svm = make_pipeline(StandardScaler(), SVC()).fit(train, truth)

@@ -106,7 +106,7 @@ def test_half_of_the_channels_halve_bytes_and_work_at_a_point_of_accuracy(
         *letters.train,
         held_out=letters.held_out,
         share=0.5,
-        steps=2,
+        steps=1,
         epochs=4,
         learning_rate=2e-3,
     )

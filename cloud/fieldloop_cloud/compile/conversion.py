@@ -150,12 +150,12 @@ def failure(
         return UnsupportedError(
             f"the saved model {UNLOADABLE}: {last_line(reason.removeprefix(UNLOADABLE + ': '))}",
             where="compile_keras",
-            advice="Use layers that Keras loads in safe mode, trust the file if you know who made "
-            "it, or give the live model or its SavedModel.",
+            advice="Use layers that Keras loads in safe mode, trust the file (--trust) if you know "
+            "who made it, or give the live model or its SavedModel.",
         )
     if reason.startswith(MISFIT):
         return DataError(
-            f"the net {MISFIT}: {last_line(reason.removeprefix(MISFIT + ': '))}",
+            f"the net {MISFIT}: {_misfit(reason.removeprefix(MISFIT + ': '))}",
             where="compile_keras",
             advice="Give rows of its input's shape; for several inputs a dict by their names.",
         )
@@ -165,6 +165,15 @@ def failure(
         advice="Replace the named layer or op; what is not builtin does not run on a device."
         f"{hints}",
     )
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def _misfit(text: str) -> str:
+    """Return what Keras says of the rows, without the list of arguments that follows."""
+    said, _, _ = _COLOURS.sub("", text).partition("Arguments received by")
+    return last_line(said)
 
 
 _FOREIGN_OPS = re.compile(r"^(?:Custom|TF Select|Flex) ops: (.+)$", re.MULTILINE)

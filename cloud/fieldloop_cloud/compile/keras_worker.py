@@ -156,7 +156,12 @@ def answers_of(model: Any, rows: Any, job: Path) -> None:
 def _as_taken(model: Any, rows: Any) -> Any:
     """Return rows in the form that the model's inputs have: one, in a list, or by name."""
     inputs = getattr(model, "inputs", None)
-    if not isinstance(rows, dict) or not inputs or isinstance(model.input, dict):
+    if not isinstance(rows, dict) or not inputs:
+        return rows
+    if lacking := [one.name for one in inputs if one.name not in rows]:
+        raise ValueError(f"its inputs are {', '.join(lacking)}, the rows' arrays {', '.join(rows)}")
+    # A Sequential model that was never called has `inputs`, but no `input`.
+    if isinstance(getattr(model, "input", None), dict):
         return rows
     taken = [rows[one.name] for one in inputs]
     return taken[0] if len(taken) == 1 else taken

@@ -107,10 +107,17 @@ def _inputs(model: Any) -> Any:
     try:
         return keras.tree.map_structure(
             lambda one: keras.Input(batch_shape=one.shape, dtype=one.dtype, name=one.name),
-            model.input,
+            _input_structure(model),
         )
     except (AttributeError, ValueError) as error:
         raise _no_graph(model) from error
+
+
+def _input_structure(model: Any) -> Any:
+    # A Sequential model has one input, but no `input` until it has been called.
+    if _is_sequential(model) and model.inputs:
+        return model.inputs[0]
+    return model.input
 
 
 def _run(

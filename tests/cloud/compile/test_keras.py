@@ -22,6 +22,7 @@ from fieldloop_cloud.compile.worker import WorkerEnd
 from fieldloop_cloud.release.builder import bundle
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.signing import public_key
+from fieldloop_cloud.train.lite_building import build_lite
 from fieldloop_device import Runtime
 
 ROWS = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
@@ -207,7 +208,7 @@ def test_a_net_of_several_inputs_and_outputs_keeps_their_names(models, tmp_path)
         to_tflite(path, example={"wave": SEVERAL["wave"]})
     with pytest.raises(DataError, match="different numbers of rows"):
         to_tflite(models / "station.keras", example={**SEVERAL, "weather": SEVERAL["weather"][:3]})
-    with pytest.raises(DataError, match="does not take the rows"):
+    with pytest.raises(DataError, match="rows: its inputs are weather, the rows' arrays wave, air"):
         to_tflite(models / "station.keras", example={"wave": SEVERAL["wave"], "air": ROWS})
 
 
@@ -223,6 +224,20 @@ def test_a_saved_model_directory_compiles_like_the_net(models):
     compiled = to_tflite(models / "exported", example=ROWS, labels=("a", "b", "c"))
     wanted = np.load(models / "classifier.npy")
     assert np.abs(compiled.run(ROWS)["probabilities"] - wanted).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_rows_that_a_sequential_net_does_not_take_are_refused_with_both_shapes(models):
+    with pytest.raises(DataError, match=r"to have value 4, but received .* shape \(\d+, 3\)\W"):
+        to_tflite(models / "classifier.keras", example=ROWS[:, :3])
+    with pytest.raises(DataError, match="the rows' arrays Z"):
+        to_tflite(models / "classifier.keras", example={"Z": ROWS})
+
+
+@pytest.mark.slow
+def test_a_loaded_sequential_net_is_a_graph_of_layers(models, tmp_path):
+    with pytest.raises(UnsupportedError, match="Lite already"):
+        build_lite(models / "classifier.keras", tmp_path / "lite.keras")
 
 
 @pytest.mark.slow

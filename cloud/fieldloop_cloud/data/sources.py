@@ -237,6 +237,12 @@ def from_arrays(
         )
     if kind == "series" or channel_names is not None:
         return windows_from_arrays(X, y, name=name, where=place, task=task, channels=channel_names)
+    if kind == "image" and X.ndim not in (3, 4):
+        raise DataError(
+            f"X has {X.ndim} dimensions, images have 3 or 4",
+            where=place,
+            advice="Reshape it to (rows, height, width), or leave the kind out for a table.",
+        )
     if X.ndim in (3, 4) and kind != "tabular":
         return _from_images(X, y, name=name, where=place, task=task, max_value=max_value)
     if X.ndim != 2:  # noqa: PLR2004 - a table

@@ -83,6 +83,11 @@ def test_arrays_that_do_not_fit_are_refused(X, y, said):
         from_arrays(X, y)
 
 
+def test_a_table_is_not_quietly_taken_where_images_were_promised():
+    with pytest.raises(DataError, match="2 dimensions, images have 3 or 4"):
+        from_arrays(np.zeros((40, 6)), np.arange(40) % 2, kind="image")
+
+
 def picture(path, size, value, mode="L"):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, value).save(path)

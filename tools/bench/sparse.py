@@ -96,7 +96,7 @@ def letters() -> Subject:
         data=parts(drawn.X, drawn.y, 1600, 2600),
         widths=(16, 48, 64, 64),
         epochs=5,
-        shares=(0.5,),
+        shares=(0.5, 0.65),
         settings={"steps": 2, "epochs": 3},
     )
 

@@ -89,7 +89,7 @@ def digits() -> Subject:
 
 
 def letters() -> Subject:
-    """Return a net for letters of 32 x 32 pixels, whose latency is arithmetic."""
+    """Return a net for letters of 32 x 32 pixels, whose latency is mostly arithmetic."""
     drawn = glyphs(5600, side=32, characters=_LETTERS)
     return Subject(
         name="letters CNN, 32 x 32",

@@ -53,6 +53,11 @@ def prune(
     the round before it is returned. Half of the channels is about three quarters of the weights.
     Channels that are tied together by Add or Multiply go together.
 
+    Measured on a CNN for letters of 32 x 32 pixels (14.6M multiplications) with half of its
+    channels gone, and no accuracy lost: float32 1,198 kB and 158 µs became 289 kB and 71 µs, int8
+    310 kB and 48 µs became 80 kB and 27 µs (`tools/bench/sparse.py`). The smaller the net, the less
+    of its latency is arithmetic that can be spared.
+
     Args:
         model: A functional or sequential Keras model, or the path of a `.keras` file, with layers
             of `roles.PASSES` and the like: convolutions, dense, BatchNormalization, pooling, …

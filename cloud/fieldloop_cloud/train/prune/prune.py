@@ -56,7 +56,7 @@ def prune(
     Measured on a CNN for letters of 32 x 32 pixels (14.6M multiplications), no accuracy lost: with
     half of its channels gone float32 went from 1,198 kB and 158 µs to 289 kB and 71 µs, int8 from
     310 kB and 48 µs to 80 kB and 27 µs; with 65 % gone to 151 kB and 38 µs, 45 kB and 16 µs
-    (`tools/bench/sparse.md`). The smaller a net, the less of its latency is arithmetic to be spared.
+    (`tools/bench/sparse.md`). The smaller a net, the less of its latency is arithmetic to spare.
 
     Args:
         model: A functional or sequential Keras model, or the path of a `.keras` file, with layers

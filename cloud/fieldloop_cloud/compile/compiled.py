@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from fieldloop.codec import Codec, dequantize
 from fieldloop.errors import SignatureError
-from fieldloop.interpreter import Engine, open_engine
+from fieldloop.interpreter import Engine
 from fieldloop.manifest import Precision
 from fieldloop.signature import Signature
 from fieldloop_cloud.compile.labelling import as_array, side_by_side
 from fieldloop_cloud.compile.quantize import Gate
+from fieldloop_cloud.engine import open_engine
 
 BATCH = 256
 """Rows that `run` gives to the interpreter at a time."""

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.errors import DataError, ModelRuntimeError, UnsupportedError
-from fieldloop.interpreter import open_engine
 from fieldloop.manifest import Precision
 from fieldloop.signature import FeatureSpec, ImageSpec
 from fieldloop_cloud.compile.compiled import Compiled
@@ -26,6 +25,7 @@ from fieldloop_cloud.compile.net_signature import NetRows, tensor_names
 from fieldloop_cloud.compile.quantizer_worker import QuantizeJob
 from fieldloop_cloud.compile.requantize import TIMEOUT_S, WORKER
 from fieldloop_cloud.compile.worker import Progress, last_line, quiet, run_worker
+from fieldloop_cloud.engine import open_engine
 from fieldloop_cloud.files import write_file
 
 

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from fieldloop.codec import Codec, dequantize
 from fieldloop.errors import GateError
-from fieldloop.interpreter import open_engine
 from fieldloop.manifest import Precision
 from fieldloop.signature import FeatureSpec, ImageSpec, TensorSpec
 from fieldloop_cloud.compile.compiled import Compiled, Evidence, batch_rows
 from fieldloop_cloud.compile.labelling import Given
 from fieldloop_cloud.compile.net_signature import ordered_answers, signature_of
+from fieldloop_cloud.engine import open_engine
 
 LIMITS: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-2}
 """Largest deviation from the Keras model's own answers, relative to their size (at least 1).

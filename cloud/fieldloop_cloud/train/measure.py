@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from fieldloop.backends import available_backends, choose_backend
 from fieldloop.codec import Codec, dequantize
 from fieldloop.errors import CompatibilityError
-from fieldloop.interpreter import Engine, open_engine
+from fieldloop.interpreter import Engine
 from fieldloop.signature import Signature
 from fieldloop.targets import target_views
 from fieldloop_cloud.compile.compiled import batch_rows
+from fieldloop_cloud.engine import open_engine
 
 _WARM_UP = 20
 _TIMED_RUNS = 200

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.errors import ConfigError, GateError
-from fieldloop.interpreter import open_engine
 from fieldloop_cloud.compile.quantize import Gate
+from fieldloop_cloud.engine import open_engine
 from fieldloop_cloud.files import write_file
 from fieldloop_cloud.train.nets.macs import mac_count
 from fieldloop_cloud.train.prune.job import PruneResult, PruneStep

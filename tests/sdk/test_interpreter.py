@@ -11,6 +11,7 @@ import pytest
 from ai_edge_litert import interpreter as litert
 from tests.support import runtimes, tiny_models
 from tests.support.foreign_ops import custom_op, newer_op
+from tests.support.parts import missing
 
 from fieldloop import backends
 from fieldloop.backends import available_backends, choose_backend
@@ -206,7 +207,7 @@ void tflite_plugin_destroy_delegate(void* delegate) {}
 def libraries(tmp_path_factory):
     """Shared libraries: a delegate that takes over nothing, one that fails, and no delegate."""
     if shutil.which("gcc") is None:
-        pytest.skip("needs gcc")
+        missing("gcc is not installed")
     folder = tmp_path_factory.mktemp("delegates")
     sources = {
         "idle": DELEGATE.replace("RESULT", "0"),

@@ -72,7 +72,7 @@ class SerialSource:
             raise self._fault(error.strerror or "it cannot be opened") from error
         try:
             os.set_blocking(descriptor, True)
-            tty.setraw(descriptor)
+            tty.setraw(descriptor, termios.TCSANOW)  # what came already is not thrown away
             settings = termios.tcgetattr(descriptor)
             settings[4] = settings[5] = self._speed  # input and output speed, see termios(3)
             termios.tcsetattr(descriptor, termios.TCSANOW, settings)

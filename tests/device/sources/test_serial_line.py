@@ -35,7 +35,6 @@ def test_an_unplugged_port_is_said_once_and_comes_back(tmp_path, monkeypatch):
     def speak():
         time.sleep(0.2)
         port.symlink_to(os.ttyname(near))
-        # Opening the port throws away what was said before.
         while not unplugged.wait(0.05):
             os.write(far, b'{"x": [1]}\n')
         os.close(near)

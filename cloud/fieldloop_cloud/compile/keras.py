@@ -157,7 +157,7 @@ def _checked(rows: NetRows) -> NetRows:
     """Return rows as float32, as a net takes them.
 
     Raises:
-        DataError: No rows, or inputs with different numbers of rows.
+        DataError: No rows, inputs with different numbers of rows, or NaN or infinity in them.
     """
     if not isinstance(rows, Mapping):
         arrays: NetRows = np.asarray(rows, dtype=np.float32)
@@ -172,6 +172,14 @@ def _checked(rows: NetRows) -> NetRows:
         )
     if not max(counts):
         raise DataError("an example of no rows shows nothing", advice="Give at least one row.")
+    for one in arrays.values() if isinstance(arrays, Mapping) else (arrays,):
+        if not np.isfinite(one).all():
+            row = int(np.argwhere(~np.isfinite(one))[0, 0])
+            raise DataError(
+                "the rows of the example hold NaN or infinity",
+                where=f"row {row + 1}",
+                advice="Leave such rows out, or fill them in as in training.",
+            )
     return arrays
 
 

@@ -273,6 +273,13 @@ def test_a_conversion_out_of_time_is_killed_and_typed(models):
         compile_keras(models / "classifier.keras", example=ROWS, timeout_s=0.5)
 
 
+def test_rows_with_nan_are_the_examples_fault_and_not_the_nets(models):
+    rows = ROWS.copy()
+    rows[6, 2] = np.nan
+    with pytest.raises(DataError, match=r"NaN or infinity \(row 7\)"):
+        to_tflite(models / "classifier.keras", example=rows)
+
+
 def test_what_is_not_a_saved_model_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"neither a \.keras file"):
         to_tflite(tmp_path / "model.h5", example=ROWS)

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import msgspec
 
-from fieldloop.errors import EnvironmentFaultError, GateError, ModelRuntimeError, UnsupportedError
+from fieldloop.errors import (
+    ConfigError,
+    EnvironmentFaultError,
+    GateError,
+    ModelRuntimeError,
+    UnsupportedError,
+)
 from fieldloop_cloud.compile.conversion import INSTALL_DEEP, missing_packages
 from fieldloop_cloud.compile.inspect import inspect
 from fieldloop_cloud.compile.worker import Progress, last_line, quiet, run_worker
@@ -67,10 +73,15 @@ def estimate(plan: NetPlan, *, progress: Progress = quiet) -> NetCost:
     """Measure an untrained net; some seconds, in a process of its own.
 
     Raises:
+        ConfigError: What is given is no plan.
         EnvironmentFaultError: The packages for nets are not installed.
         UnsupportedError: The net does not convert to builtin ops.
         ModelRuntimeError: The converter aborted.
     """
+    if not isinstance(plan, NetPlan):
+        raise ConfigError(
+            f"{plan!r} is no plan of a net", advice="Give what plan_net(kind, data) returns."
+        )
     (found,) = estimate_all((plan,), progress=progress)
     if isinstance(found, UnsupportedError):
         raise found

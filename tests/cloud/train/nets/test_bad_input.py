@@ -13,6 +13,7 @@ from fieldloop_cloud.train.nets import (
     Augmentation,
     CnnPlan,
     NetSettings,
+    estimate,
     plan_net,
     train_net,
 )
@@ -159,3 +160,9 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_and_said():
     )
     assert net.settings.batch_size == 240 // 2 ** len(net.notes)
     assert len(net.history) == 1
+
+
+@pytest.mark.parametrize("given", ["cnn", None])
+def test_what_is_no_plan_has_no_cost(given):
+    with pytest.raises(ConfigError, match="is no plan of a net"):
+        estimate(given)

@@ -41,7 +41,10 @@ _PICKLED = frozenset({".joblib", ".pkl", ".pickle"})
     help="auto takes the smallest that is proven to answer as the original, or with --device the "
     "fastest. mixed is int8 with the worst layers of a net left in float.",
 )
-@click.option("--device", help="The device class it is meant for: a name, a .toml file, or a measurement's .json.")
+@click.option(
+    "--device",
+    help="The device class it is meant for: a name, a .toml file, or a measurement's .json.",
+)
 @click.option(
     "--held-out",
     type=click.Path(path_type=Path),

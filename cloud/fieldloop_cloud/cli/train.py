@@ -84,7 +84,12 @@ def epsilon_option(command: Command) -> Command:
 @click.command("train")
 @click.argument("data")
 @data_options
-@click.option("--device", default="x86", show_default=True, help="Target: a name, a .toml file, or a measurement's .json.")
+@click.option(
+    "--device",
+    default="x86",
+    show_default=True,
+    help="Target: a name, a .toml file, or a measurement's .json.",
+)
 @click.option("--budget", type=DURATION, default="10m", show_default=True, help="Training time.")
 @seed_option("Of split and training.")
 @click.option(

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fieldloop.errors import ConfigError
 from fieldloop.manifest import Precision
 from fieldloop.signature import FeatureSpec, ImageSpec
 from fieldloop_cloud.compile.auto import at_precision, smallest_proven
@@ -77,8 +78,9 @@ def to_tflite(
         truth: For `auto` the right labels or values of the rows that are compared; None: what the
             float32 model says stands for them. For several targets a dict by their names.
         device: The device class (name, TOML file or `Target`) that it is meant for: `auto` takes
-            what is fastest there. For a microcontroller a classical model in int8 computes and
-            answers in int8 alone, as `export_c` wants it; linear models and MLPs have this form.
+            what is fastest there, and a precision that it does not run is refused. For a
+            microcontroller a classical model in int8 computes and answers in int8 alone, as
+            `export_c` wants it; linear models and MLPs have this form.
         epsilon: For `auto` the largest share of labels, or loss of R², that may be lost.
         trust: Load a `.keras` file that holds code (Lambda layers); it may do anything.
 
@@ -88,7 +90,8 @@ def to_tflite(
     Raises:
         UnsupportedError: It cannot be compiled exactly; names the estimator and the parameter.
         DataError: The example is no table, or the model refuses it.
-        ConfigError: A precision that this kind of model does not have, or a wrong epsilon.
+        ConfigError: A precision that this kind of model does not have or the device does not run,
+            or a wrong epsilon.
         GateError: The compiled model deviates from the original beyond the stated limit.
 
     Example:
@@ -101,6 +104,7 @@ def to_tflite(
     """
     check_epsilon(epsilon)
     target = load_target(device) if isinstance(device, (str, Path)) else device
+    _check_runs(precision, target)
     job = _Job(example, labels, features, image, held_out, trust)
     if not _is_net(model):
         integers_only = target is not None and target.integers_only
@@ -118,6 +122,16 @@ def to_tflite(
         offers = NetRungs(compile_to, calibration, rows())
     climb = smallest_proven if precision == "auto" else at_precision
     return climb(offers, rows, ladder, epsilon=epsilon, truth=truth, target=target)
+
+
+def _check_runs(precision: Precision | Literal["auto"], target: Target | None) -> None:
+    if target is not None and precision != "auto" and precision not in target.precisions:
+        runs = ", ".join(target.precisions)
+        raise ConfigError(
+            f"the device {target.name} does not run {precision}, but {runs}",
+            where="precision",
+            advice=f"Take the precision {target.precisions[0]}, or auto.",
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

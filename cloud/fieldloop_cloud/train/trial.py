@@ -107,7 +107,8 @@ def _classical(
             # A class that no training row has would shift the names of those after it.
             labels=bench.train.labels or None,
             held_out=features(bench.validation),
-            device=bench.target,
+            # A reference that the device itself does not run is compiled for this machine.
+            device=bench.target if precision in bench.target.precisions else None,
         )
         return named(made, bench.train)
 

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-from fieldloop.errors import UnsupportedError
+from fieldloop.errors import ConfigError, UnsupportedError
 from fieldloop_cloud.compile.api import to_tflite
 from fieldloop_cloud.compile.flat_model import read_model
 from fieldloop_cloud.compile.flatbuffer import Model
@@ -75,6 +75,14 @@ def made(build):
     graph = Graph(model)
     build(graph)
     return graph.finish()
+
+
+@pytest.mark.parametrize("precision", [None, "float16"])
+def test_a_precision_that_the_device_does_not_run_is_refused(precision):
+    model = LogisticRegression(max_iter=500).fit(*IRIS)
+    given = {} if precision is None else {"precision": precision}
+    with pytest.raises(ConfigError, match=r"mcu does not run float.*, but int8.*Take .* int8"):
+        to_tflite(model, example=IRIS[0], device="mcu", **given)
 
 
 def test_the_arena_of_a_model_counts_what_is_computed_and_not_the_weights():

@@ -174,6 +174,7 @@ def run_loop(
             epsilon=settings.epsilon,
             progress=progress,
         )
+        _uninterrupted(second.challenger)
         work.tell(second.gate.sentence)
         release = bundle(
             second.require(),
@@ -220,7 +221,7 @@ def _prepare(out: Path) -> None:
 
 
 def _train(at_home: Dataset, settings: LoopSettings, out: Path, progress: Progress) -> Run:
-    return train(
+    run = train(
         at_home,
         device=DEVICE_CLASS,
         budget_s=settings.train_budget_s,
@@ -230,6 +231,14 @@ def _train(at_home: Dataset, settings: LoopSettings, out: Path, progress: Progre
         epsilon=settings.epsilon,
         progress=progress,
     )
+    return _uninterrupted(run)
+
+
+def _uninterrupted(run: Run) -> Run:
+    """Pass on Ctrl-C: training keeps its best so far, but who stops a demo means all of it."""
+    if run.search is not None and run.search.interrupted:
+        raise KeyboardInterrupt
+    return run
 
 
 def _divided(data: Dataset, settings: LoopSettings) -> tuple[Dataset, Field]:

@@ -13,6 +13,8 @@ import pytest
 from tests.support.brokers import needs_mosquitto
 from tests.support.waiting import wait_until
 
+from fieldloop_cloud.loop import LoopSettings, run_loop
+
 FIELDLOOP = Path(sys.executable).with_name("fieldloop")
 
 pytestmark = pytest.mark.slow
@@ -120,6 +122,18 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path, stage):
     assert process.returncode == 130
     assert "Traceback" not in stderr
     wait_until(lambda: processes_of(out) == [], what="the end of all children", timeout_s=20)
+
+
+def test_ctrl_c_while_it_trains_ends_the_demo_and_not_the_training_alone(tmp_path):
+    def progress(stage: str, _fraction: float, text: str) -> None:
+        if stage == "trial" and text.startswith("trial 2:"):
+            raise KeyboardInterrupt
+
+    settings = LoopSettings(candidates=("naive-bayes", "logistic"))
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(tmp_path / "out", settings=settings, progress=progress)
+    assert (tmp_path / "out" / "runs" / "first" / "run.json").exists()
+    assert not (tmp_path / "out" / "devices").exists()
 
 
 def test_a_foreign_directory_is_not_touched(tmp_path):

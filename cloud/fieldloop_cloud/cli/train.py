@@ -130,8 +130,8 @@ def train_command(
     """Train, compile and measure candidates on DATA and choose one for a device.
 
     Of every suitable model family a setting or two are tried first; --trials or --search go on
-    from there. Ctrl-C ends the search and keeps what it found; a search that was killed goes on
-    with --resume.
+    from there. Ctrl-C ends it and keeps the best so far, once a model that may be chosen has been
+    measured; a search that was killed goes on with --resume.
 
     DATA is a .csv, .parquet or .npz file, a folder with one sub-folder of images per class, or
     sklearn:NAME (digits, iris, wine, breast_cancer, diabetes).

@@ -151,6 +151,41 @@ def test_a_search_keeps_to_the_limits(tmp_path):
     assert any(t.constraints["bytes"] > 0 for t in limited)
 
 
+def interrupting(number):
+    """Progress that is met by Ctrl-C when this trial begins."""
+
+    def progress(stage, _fraction, text):
+        if stage == "trial" and text.startswith(f"trial {number}:"):
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_ctrl_c_in_the_portfolio_keeps_the_best_so_far(tmp_path):
+    run = train(
+        Dataset.load("sklearn:iris"),
+        candidates=["naive-bayes", "logistic", "random-forest"],
+        out=tmp_path / "run",
+        progress=interrupting(2),
+    )
+    assert run.search.interrupted
+    assert {item.candidate for item in run.front} == {run.chosen.candidate} == {"logistic"}
+    reasons = {item.name: item.reason for item in run.skipped}
+    assert all("interrupted" in reasons[name] for name in ("naive-bayes", "random-forest"))
+    assert not (tmp_path / "run" / "study").exists()
+
+
+def test_ctrl_c_before_anything_was_measured_ends_the_run(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            Dataset.load("sklearn:iris"),
+            candidates=["naive-bayes"],
+            out=tmp_path / "run",
+            progress=interrupting(1),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_floor_that_nothing_reaches_says_what_was_reached():
     with pytest.raises(GateError, match=r"floor of 0\.999 in accuracy.*logistic\.\w+, has 0\.9"):
         train(Dataset.load("sklearn:breast_cancer"), candidates=["logistic"], floor=0.999)

@@ -14,8 +14,15 @@ from fieldloop_cloud.select.search.spec import OpenStudy
 from fieldloop_cloud.train.measure import Answers
 
 
-def read_front(opened: OpenStudy, target: Target) -> tuple[tuple[Scored, ...], tuple[Skipped, ...]]:
+def read_front(
+    opened: OpenStudy, target: Target, *, interrupted: bool = False
+) -> tuple[tuple[Scored, ...], tuple[Skipped, ...]]:
     """Return of each family its best trial, and every trial on the Pareto front.
+
+    Args:
+        opened: The study.
+        target: The device class.
+        interrupted: Whether it was ended by hand, which is why some trials did not end.
 
     Raises:
         DataError: A trial's files are missing or damaged.
@@ -33,7 +40,7 @@ def read_front(opened: OpenStudy, target: Target) -> tuple[tuple[Scored, ...], t
         front += [_scored(opened, item, trial) for item in outcome.variants]
         if trial == 0:
             skipped += outcome.skipped
-    return tuple(front), (*skipped, *_left_out(opened.study, set(best)))
+    return tuple(front), (*skipped, *_left_out(opened.study, set(best), interrupted=interrupted))
 
 
 def search_record(study: optuna.Study, *, interrupted: bool) -> SearchRecord:
@@ -92,16 +99,20 @@ def _scored(opened: OpenStudy, variant: Variant, trial: int) -> Scored:
     return Scored(**fields, compiled=compiled, held_out=said)
 
 
-def _left_out(study: optuna.Study, families: set[str]) -> tuple[Skipped, ...]:
+def _left_out(study: optuna.Study, families: set[str], *, interrupted: bool) -> tuple[Skipped, ...]:
     """Return the reasons of families without any measured trial; each family's first one."""
     reasons: dict[str, str] = {}
     for trial in _ended(study):
         name = trial.params.get("candidate", "")
         if name not in families and REASON in trial.user_attrs:
             reasons.setdefault(name, trial.user_attrs[REASON])
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    for trial in waiting:
+    why = "the time budget was used up before its turn"
+    states: tuple[TrialState, ...] = (TrialState.WAITING,)
+    if interrupted:
+        why = "training was interrupted before it was measured"
+        states = (TrialState.WAITING, TrialState.RUNNING, TrialState.FAIL)
+    for trial in study.get_trials(deepcopy=False, states=states):
         name = trial.system_attrs.get("fixed_params", {}).get("candidate", "")
         if name and name not in families:
-            reasons.setdefault(name, "the time budget was used up before its turn")
+            reasons.setdefault(name, why)
     return tuple(Skipped(name=name, reason=text) for name, text in reasons.items())

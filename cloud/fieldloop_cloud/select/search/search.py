@@ -99,8 +99,8 @@ def search(
 ) -> Searched:
     """Try the portfolio, then what the search draws, and read the front.
 
-    Ctrl-C ends a search, not its run: what was measured so far is the result. Where only the
-    portfolio was asked for, it ends the run.
+    Ctrl-C ends the search, not its run: what was measured so far is the result, if one of it may
+    be chosen.
 
     Args:
         candidates: What may be tried.
@@ -125,10 +125,11 @@ def search(
         with contextlib.closing(_begun(names, bench, plan, files)) as opened:
             with _helpers(opened, plan):
                 worked = work(opened, bench, progress=bench.progress)
-            front, missing = read_front(opened, bench.target)
+            front, missing = read_front(opened, bench.target, interrupted=worked.interrupted)
             record = search_record(opened.study, interrupted=worked.interrupted)
-        if worked.interrupted and not (plan.is_search and front):
-            raise KeyboardInterrupt  # there is no search whose best so far could be kept
+        may_ship = any(item.gate.passed and not item.over_budget for item in front)
+        if worked.interrupted and not may_ship:
+            raise KeyboardInterrupt  # there is no best so far that could be kept
     return Searched(front, (*skipped, *missing), record)
 
 

@@ -219,16 +219,21 @@ def run_summary(run: Run) -> dict[str, object]:
     }
 
 
+def _three_digits(value: float) -> float:
+    """Round to three significant digits: what a clock's noise leaves."""
+    return float(f"{value:.3g}")
+
+
 def show_run(run: Run, console: Console) -> None:
     """Print the front, the choice and the test score."""
     rows = [
         (
             ("→ " if item.name == run.chosen.name else "") + item.name,
-            f"{item.score:.4f} [{item.score_low:.4f}, {item.score_high:.4f}]",
+            f"{item.score:.3f} [{item.score_low:.3f}, {item.score_high:.3f}]",
             item.size_bytes,
-            item.latency_p50_ms,
-            item.latency_p90_ms,
-            item.train_s,
+            _three_digits(item.latency_p50_ms),
+            _three_digits(item.latency_p90_ms),
+            _three_digits(item.train_s),
             item.over_budget or item.gate.verdict,
         )
         for item in run.front

@@ -98,7 +98,8 @@ def check(
     every = np.concatenate([table, probes]).astype(np.float32)
     got = compiled.run_encoded(every)
     heard = _answering(got, signature, count)
-    every, got = every[heard], {name: answer[heard] for name, answer in got.items()}
+    every, steep = every[heard], steep[heard]
+    got = {name: answer[heard] for name, answer in got.items()}
     joined = {name: answer[heard] for name, answer in joined.items()}
 
     def compare_all(moved: dict[str, NDArray[np.float64]]) -> dict[str, Compared]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fieldloop.codec import Codec
-from fieldloop.errors import DataError
+from fieldloop.errors import ConfigError, DataError
 from fieldloop.signature import Category, FeatureSpec, ImageSpec, Signature, TensorSpec, one_target
 
 Kind = Literal["tabular", "image", "series"]
@@ -283,6 +283,21 @@ class Dataset:
         if not self.labels:
             return ()
         return tuple(int(n) for n in np.bincount(self.y, minlength=len(self.labels)))
+
+
+def check_dataset(data: object) -> None:
+    """Refuse what is no data set yet, such as a path.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if not isinstance(data, Dataset):
+        shown = f", not {data!r}" if isinstance(data, (str, Path)) else ""
+        raise ConfigError(
+            f"a Dataset is needed here{shown}",
+            where=type(data).__name__,
+            advice="Load it first: Dataset.load(path).",
+        )
 
 
 def _form(data: Dataset) -> tuple[Any, ...]:

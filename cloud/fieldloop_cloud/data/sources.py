@@ -44,6 +44,12 @@ def load(
         ConfigError: An option that this kind of source does not have.
         DataError: The source cannot be used.
     """
+    if not isinstance(source, (str, Path)):
+        raise ConfigError(
+            "a data set is loaded from a path or from sklearn:NAME",
+            where=type(source).__name__,
+            advice="Give a str or a Path.",
+        )
     text = str(source)
     of_tables: dict[str, Any] = {"target": target, "drop": drop, "categorical": categorical}
     beside: dict[str, Any] = {"group": group, "time": time}

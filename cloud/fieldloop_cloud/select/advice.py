@@ -9,7 +9,7 @@ import msgspec
 
 from fieldloop.errors import DataError
 from fieldloop_cloud.compile.worker import Progress, quiet
-from fieldloop_cloud.data.dataset import Dataset, DataTask
+from fieldloop_cloud.data.dataset import Dataset, DataTask, check_dataset
 from fieldloop_cloud.data.facts import DataFacts, facts
 from fieldloop_cloud.data.leak import Leak
 from fieldloop_cloud.data.leakage import leaks
@@ -111,7 +111,7 @@ def advise(
         progress: Called with (stage, fraction, text) while it runs.
 
     Raises:
-        ConfigError: A width outside 0 … 1.
+        ConfigError: A width outside 0 … 1, or data that are no `Dataset`.
         DataError: Data that cannot be split.
 
     Example:
@@ -119,6 +119,7 @@ def advise(
         >>> advice.route.name, advice.aim.metric
         ('classical', 'accuracy')
     """
+    check_dataset(data)
     progress("look", 0.0, f"{len(data)} rows of {data.name}")
     where = machine or this_machine()
     sizing = recommend(data, width=width)

@@ -100,7 +100,7 @@ def choose(
     """
     passed = [item for item in front if item.gate.passed]
     if not passed:
-        reasons = "; ".join(f"{item.name}: {item.reason.rstrip('.')}" for item in skipped)
+        reasons = "; ".join(_by_reason(skipped))
         raise GateError(
             f"no candidate could be trained and compiled{': ' if reasons else ''}{reasons}",
             advice="Raise the time budget, or name candidates that suit the data.",
@@ -125,6 +125,14 @@ def choose(
         next(index for index, item in enumerate(front) if item is chosen),
         _why(chosen, best, tied, error, target),
     )
+
+
+def _by_reason(skipped: Sequence[Skipped]) -> list[str]:
+    """Return what is not in the front, with each reason said once."""
+    names: dict[str, list[str]] = {}
+    for item in skipped:
+        names.setdefault(item.reason.rstrip("."), []).append(item.name)
+    return [f"{', '.join(those)}: {reason}" for reason, those in names.items()]
 
 
 def _below(floor: float, best: Measured, passed: Sequence[Measured]) -> GateError:

@@ -14,7 +14,7 @@ import msgspec
 from fieldloop.errors import ConfigError
 from fieldloop_cloud.compile.quantize import EPSILON, check_epsilon
 from fieldloop_cloud.compile.worker import Progress, quiet
-from fieldloop_cloud.data.dataset import Dataset
+from fieldloop_cloud.data.dataset import Dataset, check_dataset
 from fieldloop_cloud.data.leakage import check_leakage
 from fieldloop_cloud.data.split import Split, Strategy, split
 from fieldloop_cloud.files import check_writable
@@ -82,7 +82,7 @@ def train(
         trials: Search for so many trials after the portfolio: the reproducible form.
         search_s: Search until so many seconds have passed since the start.
         max_trial_s: Longest time for one trial, training and compiling; then it is killed.
-        floor: Lowest validation score that is acceptable.
+        floor: Lowest validation score that is acceptable, at most 1.
         allow_leakage: Why findings of the leakage check are put up with; the reason stays in the
             run. Empty: they stop.
         workers: Processes that search at the same time on this machine.
@@ -98,13 +98,15 @@ def train(
 
     Raises:
         ConfigError: An unknown device, candidate, metric or split, a budget that is not positive,
-            an epsilon that is no share, or a search that cannot be resumed.
+            an epsilon that is no share, a floor that no score reaches, data that are no
+            `Dataset`, or a search that cannot be resumed.
         DataError: Data that cannot be split, or that leak (see `data.leakage`).
         EnvironmentFaultError: `out` cannot be written; found out before anything is trained.
         GateError: Nothing fits the device, nothing beats the dummy model, or nothing reaches
             the floor.
     """
     started = time.monotonic()
+    check_dataset(data)
     if not budget_s > 0:
         raise ConfigError(f"a budget of {budget_s} s is no time", advice="Give seconds above 0.")
     if not 0 <= seed < 1 << 32:
@@ -125,6 +127,7 @@ def train(
     target = device if isinstance(device, Target) else load_target(device)
     wanted = _wanted(candidates, data)
     metric = _checked_metric(metric, data)
+    _check_floor(floor, metric)
     if out is not None:
         check_writable(Path(out))
     progress("split", 0.0, f"{len(data)} rows of {data.name}")
@@ -194,6 +197,16 @@ def _written(run: Run, out: Path) -> Run:
             shutil.rmtree(out, ignore_errors=True)
         raise
     return run
+
+
+def _check_floor(floor: float | None, metric: str) -> None:
+    """Refuse a floor above the highest score: every metric that decides ends at 1."""
+    if floor is not None and not floor <= 1:
+        raise ConfigError(
+            f"no {metric} reaches a floor of {floor:g}: the highest is 1",
+            where="floor",
+            advice="Give a score such as 0.9.",
+        )
 
 
 def _checked_metric(metric: str | None, data: Dataset) -> str:

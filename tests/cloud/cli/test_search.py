@@ -13,6 +13,21 @@ def test_a_floor_that_is_not_reached_fails_the_command_and_leaves_nothing(tmp_pa
     assert not out.exists()
 
 
+def test_a_floor_that_no_score_can_reach_is_refused_before_training(tmp_path):
+    done = fieldloop("train", "sklearn:iris", *FAST, "--floor", 1.1, "-o", tmp_path / "run")
+    assert done.code == 2
+    assert "the highest is 1" in done.err
+    assert "trial" not in done.err
+
+
+def test_the_table_of_a_run_fits_into_a_hundred_columns(tmp_path):
+    done = fieldloop("train", "sklearn:breast_cancer", *FAST, "-o", tmp_path / "run")
+    assert done.code == 0, done.err
+    lines = done.out[: done.out.index("chosen ")].splitlines()
+    assert any("→ " in line for line in lines)
+    assert max(len(line) for line in lines if line[:1] in "┏┃┡│└") < 100
+
+
 def test_a_finished_search_goes_on_with_more_trials(tmp_path):
     out = tmp_path / "run"
     words = ["train", "sklearn:wine", *FAST, "--split", "80-20", "-o", out, "--json"]

@@ -125,6 +125,11 @@ def test_a_broken_image_is_named(folder):
             Dataset.load(folder)
 
 
+def test_a_source_that_is_no_path_is_refused():
+    with pytest.raises(ConfigError, match=r"from a path or from sklearn:NAME \(int\)"):
+        Dataset.load(3)
+
+
 def test_folders_without_classes_or_images_are_refused(tmp_path, folder):
     with pytest.raises(DataError, match="0 class folders"):
         Dataset.load(folder / "dark")

@@ -7,7 +7,7 @@ from fieldloop.errors import GateError
 from fieldloop_cloud.compile.quantize import Gate
 from fieldloop_cloud.release.targets import load_target
 from fieldloop_cloud.select.choice import choose, cost, overruns
-from fieldloop_cloud.select.scored import Measured
+from fieldloop_cloud.select.scored import Measured, Skipped
 from fieldloop_cloud.train.metrics import Estimate, wilson
 
 TARGET = msgspec.structs.replace(
@@ -126,3 +126,11 @@ def test_a_model_no_better_than_guessing_goes_nowhere():
 def test_an_empty_front_is_an_error_with_advice():
     with pytest.raises(GateError, match="no candidate could be trained"):
         choose((), TARGET, GUESSING)
+
+
+def test_candidates_that_are_out_for_the_same_reason_are_named_together():
+    reasons = {"cnn": "for images.", "svm-rbf": "no time", "cnn1d": "for images", "mlp": "no time"}
+    skipped = [Skipped(name=name, reason=reason) for name, reason in reasons.items()]
+    with pytest.raises(GateError) as caught:
+        choose((), TARGET, GUESSING, skipped=skipped)
+    assert caught.value.what.endswith("compiled: cnn, cnn1d: for images; svm-rbf, mlp: no time")

@@ -19,6 +19,7 @@ from fieldloop_cloud.data.sources import from_arrays
 from fieldloop_cloud.data.split import split
 from fieldloop_cloud.data.tables import dataset_from_frame
 from fieldloop_cloud.release.targets import load_target
+from fieldloop_cloud.select.advice import advise
 from fieldloop_cloud.train.measure import answers, rows_for
 from fieldloop_cloud.train.reference import TOLERANCE
 from fieldloop_cloud.train.trainer import train
@@ -306,6 +307,13 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path):
     assert said == []
 
 
+@pytest.mark.parametrize(("data", "said"), [("d/img", "not 'd/img'"), (3, r"\(int\)")])
+def test_what_is_no_data_set_yet_is_to_be_loaded_first(data, said):
+    for step in (train, advise):
+        with pytest.raises(ConfigError, match=rf"a Dataset is needed here.*{said}.*Dataset\.load"):
+            step(data)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -315,6 +323,8 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path):
         ({"budget_s": 0.0}, "is no time"),
         ({"epsilon": 0.0}, "no share"),
         ({"epsilon": 1.0}, "no share"),
+        ({"floor": 1.1}, "no accuracy reaches a floor of 1.1"),
+        ({"floor": float("nan")}, "no accuracy reaches a floor of nan"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_runs(options, said):

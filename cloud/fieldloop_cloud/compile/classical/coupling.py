@@ -108,7 +108,9 @@ def _sweep(
     total: Tensor | None = None
     deltas = []
     for t in range(count):
-        here = _column(g, product, t)
+        # The one SLICE is for tflite-runtime 2.14: it forgets to resize the results of a loop whose
+        # body has static shapes only, and SLICE's is never static.
+        here = _column(g, product, t) if t else g.columns(product, 0, 1)
         scaled = level if total is None else g.div(level, total)
         delta = g.mul(g.sub(scaled, here), _column(g, steps, t))
         deltas.append(delta)

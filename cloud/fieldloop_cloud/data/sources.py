@@ -44,22 +44,11 @@ def load(
         ConfigError: An option that this kind of source does not have.
         DataError: The source cannot be used.
     """
-    if not isinstance(source, (str, Path)):
-        raise ConfigError(
-            "a data set is loaded from a path or from sklearn:NAME",
-            where=type(source).__name__,
-            advice="Give a str or a Path.",
-        )
+    _check_form(source, image_size)
     text = str(source)
     of_tables: dict[str, Any] = {"target": target, "drop": drop, "categorical": categorical}
     beside: dict[str, Any] = {"group": group, "time": time}
     cut: dict[str, Any] = {"window": window, "stride": stride}
-    if image_size is not None and min(image_size) < 1:
-        raise ConfigError(
-            f"an image of {image_size[0]} x {image_size[1]} pixels has no content",
-            where="image size",
-            advice="Give a height and a width of at least 1.",
-        )
     if text.startswith("sklearn:"):
         if image_size is not None:
             raise _not_a_folder(text)
@@ -98,6 +87,21 @@ def load(
         **beside,
     )
     return usable(dataset, where=text)
+
+
+def _check_form(source: object, image_size: tuple[int, int] | None) -> None:
+    if not isinstance(source, (str, Path)):
+        raise ConfigError(
+            "a data set is loaded from a path or from sklearn:NAME",
+            where=type(source).__name__,
+            advice="Give a str or a Path.",
+        )
+    if image_size is not None and min(image_size) < 1:
+        raise ConfigError(
+            f"an image of {image_size[0]} x {image_size[1]} pixels has no content",
+            where="image size",
+            advice="Give a height and a width of at least 1.",
+        )
 
 
 def _not_a_folder(where: str) -> ConfigError:

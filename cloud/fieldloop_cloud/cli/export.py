@@ -7,7 +7,7 @@ from rich.console import Console
 
 from fieldloop.bundle import MAGIC, unpack
 from fieldloop_cloud.cli.inspect import bundle_trust
-from fieldloop_cloud.cli.output import emit, home_option, json_option
+from fieldloop_cloud.cli.output import emit, home_option, json_option, naming
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.releases import read_bundle
 
@@ -54,14 +54,15 @@ def export_command(
 
     data = read_bundle(file) if file.is_file() else b""  # export_c says what is missing
     is_bundle = data.startswith(MAGIC)
-    made = export_c(
-        unpack(data, trust=bundle_trust(home, trusted), where=str(file)) if is_bundle else file,
-        out,
-        name=name or (None if is_bundle else file.stem),
-        target=target,
-        allow_float=allow_float,
-        force=force,
-    )
+    with naming(file):
+        made = export_c(
+            unpack(data, trust=bundle_trust(home, trusted), where=str(file)) if is_bundle else file,
+            out,
+            name=name or (None if is_bundle else file.stem),
+            target=target,
+            allow_float=allow_float,
+            force=force,
+        )
 
     def text(console: Console) -> None:
         console.print(

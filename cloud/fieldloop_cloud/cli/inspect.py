@@ -8,11 +8,11 @@ import click
 from rich.console import Console
 
 from fieldloop.bundle import MAGIC, unpack
-from fieldloop.errors import ConfigError, DataError, FieldloopError
+from fieldloop.errors import ConfigError
 from fieldloop.integrity import PublicKey, TrustPolicy
 from fieldloop.manifest import BundleContent
 from fieldloop.signature import Signature
-from fieldloop_cloud.cli.output import emit, home_option, json_option, plain, table
+from fieldloop_cloud.cli.output import emit, home_option, json_option, naming, plain, table
 from fieldloop_cloud.release.home import Home
 from fieldloop_cloud.release.releases import read_bundle
 
@@ -38,11 +38,8 @@ def inspect_command(*, file: Path, home: Home, trusted: Path | None, as_json: bo
         )
         return
     inspect = importlib.import_module("fieldloop_cloud.compile.inspect").inspect
-    try:
+    with naming(file):
         facts = plain(inspect(data))
-    except FieldloopError as error:
-        error.where = error.where or str(file)
-        raise
     emit(
         facts,
         as_json=as_json,
@@ -56,16 +53,14 @@ def bundle_trust(home: Home, trusted: Path | None) -> TrustPolicy:
     """Return whom to trust about a bundle: the keys named, or else the home's."""
     path = trusted or home.public_key_file
     try:
-        return TrustPolicy(keys=PublicKey.all_from_pem(path.read_bytes()))
+        with naming(path):
+            return TrustPolicy(keys=PublicKey.all_from_pem(path.read_bytes()))
     except OSError as error:
         raise ConfigError(
             f"there is no public key to check the bundle with: {error.strerror}",
             where=str(path),
             advice="Name the signer's key with --trusted, or its home with --home.",
         ) from error
-    except DataError as error:
-        error.where = error.where or str(path)
-        raise
 
 
 def _cell(value: Any) -> str:

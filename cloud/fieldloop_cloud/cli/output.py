@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from fieldloop.errors import ConfigError
+from fieldloop.errors import ConfigError, FieldloopError
 from fieldloop_cloud.release.home import DEFAULT_HOME, Home
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -202,3 +202,13 @@ def vacant(path: Path, *, force: bool) -> Path:
             advice="Name another file, or overwrite with --force.",
         )
     return path
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Name the file in errors about its content that do not say where."""
+    try:
+        yield
+    except FieldloopError as error:
+        error.where = error.where or str(file)
+        raise

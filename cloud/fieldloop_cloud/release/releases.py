@@ -89,9 +89,9 @@ def read_bundle(path: Path) -> bytes:
             return path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"the bundle cannot be read: {error.strerror}",
+            f"the file cannot be read: {error.strerror}",
             where=str(path),
-            advice="Name a .flb file as `fieldloop bundle` writes it.",
+            advice="Check the path; `fieldloop bundle` writes .flb files.",
         ) from error
     raise DataError(
         f"a file of {size} bytes is no bundle",

@@ -215,6 +215,12 @@ def test_an_inspected_file_that_is_none_is_named(home, tmp_path):
         refused(done, 1 if len(content) > 10 else 2, "m.flb")
 
 
+def test_a_file_that_is_no_model_is_named_when_it_is_exported(tmp_path):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(20))
+    refused(fieldloop("export", path, "-o", tmp_path / "c"), 2, "m.tflite")
+
+
 def test_what_stands_in_brackets_is_shown_in_a_table(capsys):
     Console(width=80).print(table("[a]", ["[b]"], [["[broker] host"]]))
     shown = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """A backbone of one's own, and one process with TensorFlow for all tests."""
 
+import contextlib
 import json
 
 import msgspec
@@ -21,12 +22,18 @@ def keras_process():
     process.close()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _warm(keras_process):
+@contextlib.contextmanager
+def running_in(keras_process):
     """Workers run in the process that has TensorFlow already."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (supervisor, costing, feature_head, compile_keras):
             patch.setattr(module, "run_worker", keras_process.run_worker)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm(keras_process):
+    with running_in(keras_process):  # not longer than a module: others want workers of their own
         yield
 
 
@@ -50,15 +57,16 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def letters(tmp_path_factory):
+def letters(keras_process, tmp_path_factory):
     """A backbone that has seen a few letters."""
-    return pretrain(
-        tmp_path_factory.mktemp("backbones") / "letters",
-        glyphs(1500),
-        settings=msgspec.structs.replace(SETTINGS, epochs=3),
-        member="MobileNetV2",
-        alpha=0.35,
-        side=32,
-        cut="stage3",
-        pooling="flatten",
-    )
+    with running_in(keras_process):
+        return pretrain(
+            tmp_path_factory.mktemp("backbones") / "letters",
+            glyphs(1500),
+            settings=msgspec.structs.replace(SETTINGS, epochs=3),
+            member="MobileNetV2",
+            alpha=0.35,
+            side=32,
+            cut="stage3",
+            pooling="flatten",
+        )

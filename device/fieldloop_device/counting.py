@@ -29,20 +29,39 @@ class BinCounter:
         self._table = np.full((most, len(self._few)), np.inf)
         for column, place in enumerate(self._few):
             self._table[: len(edges[place]), column] = edges[place]
+        self._reset()
 
-    def add(self, values: NDArray[np.float64], counts: Sequence[NDArray[np.int64]]) -> None:
-        """Add values, shape (n, quantities), to the counts of each quantity; NaN is left out."""
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Count values, shape (n, quantities); NaN is left out."""
         few = values if not self._many else values[:, self._few]
-        reached = [np.count_nonzero(~np.isnan(few), axis=0)]
-        reached += [np.count_nonzero(few >= edges, axis=0) for edges in self._table]
+        reached = [_trues(few == few)]  # noqa: PLR0124 - NaN alone differs from itself
+        reached += [_trues(few >= edges) for edges in self._table]
         cells = np.asarray(reached)
         cells[:-1] -= cells[1:]
-        for column, place in enumerate(self._few):
-            counts[place] += cells[: len(counts[place]), column]
-        for place in self._many:
+        self._cells += cells
+        for place, counts in zip(self._many, self._many_counts, strict=True):
             known = values[~np.isnan(values[:, place]), place]
             found = np.searchsorted(self._edges[place], known, side="right")
-            counts[place] += np.bincount(found, minlength=len(counts[place]))
+            counts += np.bincount(found, minlength=len(counts))
+
+    def take(self) -> list[NDArray[np.int64]]:
+        """Return the counts of each quantity, one a bin, and begin anew."""
+        counts = dict(zip(self._many, self._many_counts, strict=True))
+        for column, place in enumerate(self._few):
+            counts[place] = self._cells[: len(self._edges[place]) + 1, column]
+        self._reset()
+        return [counts[place] for place in range(len(self._edges))]
+
+    def _reset(self) -> None:
+        self._cells = np.zeros((len(self._table) + 1, len(self._few)), dtype=np.int64)
+        self._many_counts = [
+            np.zeros(len(self._edges[place]) + 1, dtype=np.int64) for place in self._many
+        ]
+
+
+def _trues(table: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Count in each column; in half the time of `count_nonzero`, which adds with 64 bits."""
+    return np.add.reduce(table.view(np.uint8), axis=0, dtype=np.uint32).astype(np.int64)
 
 
 class RunCounter:
@@ -63,13 +82,15 @@ class RunCounter:
         Args:
             values: Shape (n, quantities), n > 0, in the order of time.
         """
-        before = np.vstack([self._last, values[:-1]])
-        equal = values == before
+        equal = np.empty(values.shape, dtype=np.bool_)
+        np.equal(values[:1], self._last, out=equal[:1])
+        np.equal(values[1:], values[:-1], out=equal[1:])
         stuck = np.zeros(len(self._varied), dtype=np.int64)
         # Sensors have noise: hardly a column has enough repetitions to be worth a closer look.
-        repeated = np.count_nonzero(equal, axis=0) + self._length
-        for column in np.flatnonzero((repeated >= STUCK_RUN - 1) & self._varied).tolist():
-            stuck[column] = _past_a_run(equal[:, column], int(self._length[column]))
+        repeated = _trues(equal) + self._length
+        suspects = np.flatnonzero((repeated >= STUCK_RUN - 1) & self._varied)
+        if len(suspects):
+            stuck[suspects] = _past_a_run(equal[:, suspects], self._length[suspects])
         last_change = len(values) - np.argmin(equal[::-1], axis=0)
         self._length = np.where(
             equal.all(axis=0), self._length + len(values), len(values) + 1 - last_change
@@ -78,10 +99,8 @@ class RunCounter:
         return stuck
 
 
-def _past_a_run(equal: NDArray[np.bool_], length: int) -> int:
+def _past_a_run(equal: NDArray[np.bool_], length: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count the values at the end of a long run; `length` is that of the run before the first."""
-    count = 0
-    for is_equal in equal.tolist():
-        length = length + 1 if is_equal else 1
-        count += length >= STUCK_RUN
-    return count
+    places = np.arange(len(equal))[:, None]
+    begins = np.maximum.accumulate(np.where(equal, -length, places), axis=0)
+    return _trues(places - begins >= STUCK_RUN - 1)

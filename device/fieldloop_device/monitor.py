@@ -26,7 +26,7 @@ from fieldloop.telemetry import (
 from fieldloop_device.counting import BinCounter, RunCounter
 from fieldloop_device.resources import ResourceMeter
 
-_FOLD_AT = 256
+_FOLD_AT = 512
 _FOLD_BYTES = 1 << 20
 """Rows are kept until there are so many of them, or until they hold so much."""
 
@@ -58,12 +58,12 @@ class Monitor:
     ) -> None:
         self._signature = signature
         self._quantities = profile.quantities
-        self._edges = [np.asarray(item.bins.edges) for item in profile.quantities]
+        edges = [np.asarray(item.bins.edges) for item in profile.quantities]
         self._low = np.asarray([item.low for item in profile.quantities])
         self._high = np.asarray([item.high for item in profile.quantities])
         self._model = sha256[:MODEL_ID_DIGITS]
         self._class_of, self._class_count = _classes(signature)
-        self._bins = BinCounter(self._edges)
+        self._bins = BinCounter(edges)
         self._runs = RunCounter(_varied(signature, profile))
         self._meter = ResourceMeter()
         self._answers: list[_Answer] = []
@@ -138,7 +138,7 @@ class Monitor:
                 if self._confidence_counts.any()
                 else ()
             ),
-            feature_counts=tuple(_text(counts) for counts in self._features),
+            feature_counts=tuple(_text(counts) for counts in self._bins.take()),
             missing_counts=_counts_or_nothing(self._missing),
             out_of_range_counts=_counts_or_nothing(self._outside),
             stuck_counts=_counts_or_nothing(self._stuck),
@@ -192,18 +192,21 @@ class Monitor:
         self._confidence_counts = np.zeros(
             (self._class_count, len(_CONFIDENCE_EDGES) + 1), dtype=np.int64
         )
-        self._features = [np.zeros(len(edges) + 1, dtype=np.int64) for edges in self._edges]
-        self._missing = np.zeros(len(self._edges), dtype=np.int64)
-        self._outside = np.zeros(len(self._edges), dtype=np.int64)
-        self._stuck = np.zeros(len(self._edges), dtype=np.int64)
+        self._missing = np.zeros(len(self._quantities), dtype=np.int64)
+        self._outside = np.zeros(len(self._quantities), dtype=np.int64)
+        self._stuck = np.zeros(len(self._quantities), dtype=np.int64)
 
     def _count(self, rows: NDArray[np.float32]) -> None:
         values = monitored(self._signature, rows)
-        self._missing += np.isnan(values).sum(axis=0)
+        missing = np.isnan(values)
+        if missing.any():
+            self._missing += missing.sum(axis=0)
         with np.errstate(invalid="ignore"):
-            self._outside += ((values < self._low) | (values > self._high)).sum(axis=0)
+            outside = (values < self._low) | (values > self._high)
+        if outside.any():
+            self._outside += outside.sum(axis=0)
         self._stuck += self._runs.count(values)
-        self._bins.add(values, self._features)
+        self._bins.add(values)
 
 
 def _varied(signature: Signature, profile: ReferenceProfile) -> NDArray[np.bool_]:

@@ -266,20 +266,22 @@ class Codec:
             ]
         if self._read is None:
             return self._several(outputs, outside, latency_ms)
-        answers = self._read(outputs, count)
         names = self._names
-        return [
-            Prediction(
-                label=answers[row][0],
-                value=answers[row][1],
-                probabilities=answers[row][2],
-                confidence=answers[row][3],
-                outputs=OutputRow(names, outputs, row),
-                out_of_range=outside[row],
-                latency_ms=latency_ms,
+        predictions = []
+        # A loop, because a comprehension is a call more.
+        for row, (label, value, probabilities, confidence) in enumerate(self._read(outputs, count)):
+            predictions.append(  # noqa: PERF401 - see above
+                Prediction(
+                    label=label,
+                    value=value,
+                    probabilities=probabilities,
+                    confidence=confidence,
+                    outputs=OutputRow(names, outputs, row),
+                    out_of_range=outside[row],
+                    latency_ms=latency_ms,
+                )
             )
-            for row in range(count)
-        ]
+        return predictions
 
     def _several(
         self, outputs: Sequence[NDArray[Any]], outside: Sequence[tuple[str, ...]], latency_ms: float

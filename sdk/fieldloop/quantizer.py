@@ -99,14 +99,28 @@ class Quantizer:
 
     def _codes_of_few(self) -> Callable[[list[float]], bytes] | None:
         """Return a function from a few float32 values to their codes' bytes; it cannot saturate."""
-        if not self._is_quantized or self._dtype.kind not in "iu" or self._scale.size > 1:
+        if not self._is_quantized or self._dtype.kind not in "iu" or self._scale.size > _FEW:
             return None
-        scale, zero_point = float(self._scale[0]), int(self._zero_point[0])
         # From 0 on, so that the index is the number of values.
         packs = [struct.Struct(f"={count}{self._dtype.char}").pack for count in range(_FEW + 1)]
-        return lambda values: packs[len(values)](
-            *[round(value / scale) + zero_point for value in values]
-        )
+        scales, zero_points = self._scale.tolist(), [int(point) for point in self._zero_point]
+        if len(scales) == 1:
+            [scale], [zero_point] = scales, zero_points
+            return lambda values: packs[len(values)](
+                *[round(value / scale) + zero_point for value in values]
+            )
+        each = list(zip(scales, zero_points, strict=True))
+
+        def codes(values: list[float]) -> bytes:
+            parts = each * (len(values) // len(each))  # the last axis runs fastest
+            return packs[len(values)](
+                *[
+                    round(value / scale) + point
+                    for value, (scale, point) in zip(values, parts, strict=True)
+                ]
+            )
+
+        return codes
 
 
 def _dtype(spec: TensorSpec) -> np.dtype[Any]:

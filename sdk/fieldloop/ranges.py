@@ -130,6 +130,22 @@ def float32_limits(feature: FeatureSpec) -> tuple[float, float]:
     return -_upper_limit(-low), _upper_limit(high)
 
 
+def float32_bounds(
+    features: Sequence[FeatureSpec],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the limits of values that are float32 already, one a feature; only finite ones pass.
+
+    Example:
+        >>> low, high = float32_bounds([FeatureSpec(name="x", low=0.0)])
+        >>> float(low[0]), bool(np.isfinite(high[0]))
+        (0.0, True)
+    """
+    limits = np.asarray([bounds(feature) for feature in features]).reshape(-1, 2)
+    largest = float(np.finfo(np.float32).max)
+    low, high = np.clip(limits, -largest, largest).astype(np.float32).T.copy()
+    return low, high
+
+
 def _upper_limit(high: float) -> float:
     """Return the largest float64 that float32 rounds to `high` or less."""
     largest = np.finfo(np.float32).max

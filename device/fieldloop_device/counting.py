@@ -39,10 +39,10 @@ class BinCounter:
         cells = np.asarray(reached)
         cells[:-1] -= cells[1:]
         self._cells += cells
-        for place, counts in zip(self._many, self._many_counts, strict=True):
+        for number, place in enumerate(self._many):
             known = values[~np.isnan(values[:, place]), place]
             found = np.searchsorted(self._edges[place], known, side="right")
-            counts += np.bincount(found, minlength=len(counts))
+            self._many_counts[number] += np.bincount(found, minlength=len(self._edges[place]) + 1)
 
     def take(self) -> list[NDArray[np.int64]]:
         """Return the counts of each quantity, one a bin, and begin anew."""

@@ -268,9 +268,8 @@ class Codec:
             return self._several(outputs, outside, latency_ms)
         names = self._names
         predictions = []
-        # A loop, because a comprehension is a call more.
         for row, (label, value, probabilities, confidence) in enumerate(self._read(outputs, count)):
-            predictions.append(  # noqa: PERF401 - see above
+            predictions.append(
                 Prediction(
                     label=label,
                     value=value,

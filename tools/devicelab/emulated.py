@@ -6,6 +6,7 @@ there. Speed under emulation says nothing; answers do.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -55,6 +56,7 @@ class Machine:
         self._root = folder / kind.name / "root"
         self._sites = folder / kind.name / "sites"
         self._apt = folder / kind.name / "apt"
+        self._launcher = folder / kind.name / "launcher" / "python"
 
     def prepare(self) -> None:
         """Unpack Python and what it needs.
@@ -82,7 +84,19 @@ class Machine:
         _run([*apt, "install", "--download-only", *wanted, *self.kind.packages], environment)
         for package in sorted((self._apt / "cache/archives").glob("*.deb")):
             _run(["dpkg", "-x", str(package), str(self._root)])
+        self._write_launcher()
         (self._root / "ready").touch()
+
+    def _write_launcher(self) -> None:
+        """Let the machine's Python start itself again, as the doctor does, under the emulator."""
+        self._launcher.parent.mkdir(exist_ok=True)
+        python = self._root / f"usr/bin/python{PYTHON}"
+        command = shlex.join([*self.kind.emulator, "-L", str(self._root), str(python)])
+        self._launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        self._launcher.chmod(0o755)
+        (self._launcher.parent / "sitecustomize.py").write_text(
+            f"import sys\nsys.executable = {str(self._launcher)!r}\n"
+        )
 
     def site(self, name: str, requirements: list[str]) -> Path:
         """Return a folder with the wheels of these requirements, dependencies included."""
@@ -122,9 +136,8 @@ class Machine:
             # Not the virtual environment's Python, whose packages would be found as well.
             command = [str(Path(sys.executable).resolve()), *arguments]
         else:
-            passed = [word for item in settings.items() for word in ("-E", "=".join(item))]
-            python = f"{self._root}/usr/bin/python{PYTHON}"
-            command = [*self.kind.emulator, "-L", str(self._root), *passed, python, *arguments]
+            settings["PYTHONPATH"] = f"{self._launcher.parent}:{settings['PYTHONPATH']}"
+            command = [str(self._launcher), *arguments]
         return subprocess.run(
             command,
             input=stdin,

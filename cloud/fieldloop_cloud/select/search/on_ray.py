@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fieldloop.errors import EnvironmentFaultError
-from fieldloop_cloud.select.search.storage import without_password
+from fieldloop_cloud.compile.worker import last_line
+from fieldloop_cloud.select.search.spec import join_study
+from fieldloop_cloud.select.search.storage import is_url, without_password
 from fieldloop_cloud.select.search.worker import run_worker
 
 _RESTARTS = 3
@@ -36,6 +38,7 @@ def run_on_ray(
         How many trials they ran.
 
     Raises:
+        ConfigError: There is no such study.
         EnvironmentFaultError: Ray Tune is not installed, there is no cluster, or every worker
             failed.
     """
@@ -46,6 +49,9 @@ def run_on_ray(
             advice="Install it on every node: pip install 'ray[tune]'; or start `fieldloop worker` "
             "without --ray.",
         )
+    if not is_url(place):
+        place = str(Path(place).resolve())  # a worker of Ray has a working directory of its own
+    join_study(place, name=name)  # what is wrong with it is better said here than by every worker
     import ray  # noqa: PLC0415 - only where it is asked for
     from ray import tune  # noqa: PLC0415
 
@@ -75,7 +81,7 @@ def run_on_ray(
         ray.shutdown()
     if results.num_errors == workers:
         raise EnvironmentFaultError(
-            f"every worker on Ray failed: {results.errors[0]}",
+            f"every worker on Ray failed: {last_line(str(results.errors[0]))}",
             where=without_password(place),
             advice="Give --files the study's directory as the nodes see it.",
         )

@@ -270,11 +270,12 @@ def measure(
         click.echo(document.decode())
         return
     for item in result.variants:
+        arena = "" if item.arena_bytes is None else f"  arena {item.arena_bytes / 1024:.4g} KiB"
         click.echo(
             f"{item.precision:<9} {item.num_threads} threads {item.delegate}  full speed p50 "
             f"{item.full_speed.p50_ms:.4g} ms p99 {item.full_speed.p99_ms:.4g} ms  every "
             f"{item.interval_ms:g} ms p50 {item.duty_cycle.p50_ms:.4g} ms  "
-            f"cold start {item.cold_start_ms:.3g} ms  {item.rss_bytes / 2**20:.1f} MiB"
+            f"cold start {item.cold_start_ms:.3g} ms  {item.rss_bytes / 2**20:.1f} MiB{arena}"
         )
     for precision, reason in result.failures.items():
         click.echo(f"{precision:<9} does not run here: {reason}")

@@ -45,6 +45,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     backend: str | None
     started_ns: int
     workstation_p90_ms: float | None
+    arena_bytes: int | None
     interval_ms: float
     run_count: int
 
@@ -109,6 +110,7 @@ def measure(
             backend=backend,
             started_ns=time.monotonic_ns(),
             workstation_p90_ms=variant.latency_p90_ms,
+            arena_bytes=variant.arena_bytes,
             interval_ms=interval_ms,
             run_count=run_count,
         )
@@ -187,6 +189,7 @@ def _measure_here(request: _Request) -> _Result:
                 interval_ms=request.interval_ms,
                 rss_bytes=max((rss_bytes() or 0) - before, 0),
                 peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                arena_bytes=request.arena_bytes,
                 temperature_c=temperature_c(),
                 throttle_count=max(throttle_count() - throttled, 0) + is_throttled_now(),
                 workstation_p90_ms=request.workstation_p90_ms,

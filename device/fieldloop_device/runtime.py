@@ -98,8 +98,8 @@ class Runtime:
                 crash is an error and no more, for tens of microseconds a call.
 
         Raises:
-            EnvironmentFaultError: No TFLite runtime is installed, or the delegate cannot load.
-                or isolation.
+            ConfigError: Nobody is trusted, or an unknown backend, precision, range policy or
+                isolation.
             BundleError: The file is missing, corrupt or truncated.
             TrustError: Not signed by a trusted key, or a downgrade.
             CompatibilityError: For another device class, or no variant runs here.

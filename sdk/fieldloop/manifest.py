@@ -56,6 +56,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             in the lineage's metric; None if not measured.
         latency_p50_ms: As measured on the workstation or on the target.
         latency_p90_ms: The same.
+        arena_bytes: Memory for what is computed for one row, without the kernels' own scratch.
         signature: The variant's own signature; None if it is the bundle's.
     """
 
@@ -65,6 +66,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     score: float | None = None
     latency_p50_ms: float | None = None
     latency_p90_ms: float | None = None
+    arena_bytes: int | None = None
     signature: Signature | None = None
 
 

@@ -40,6 +40,8 @@ class VariantMeasurement(msgspec.Struct, frozen=True, kw_only=True):
         interval_ms: The gap between two predictions of the duty cycle.
         rss_bytes: Memory that the model added to the process.
         peak_rss_bytes: Most memory that the whole process had.
+        arena_bytes: The part of it for what is computed for one row, as it was planned when the
+            model was compiled; no runtime tells it.
         temperature_c: Hottest sensor after it; None where the system shows none.
         throttle_count: How often a processor was slowed down meanwhile: such figures are too high.
         workstation_p90_ms: Of the same variant where it was trained, from the bundle.
@@ -56,6 +58,7 @@ class VariantMeasurement(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: float
     rss_bytes: int
     peak_rss_bytes: int = 0
+    arena_bytes: int | None = None
     temperature_c: float | None = None
     throttle_count: int = 0
     workstation_p90_ms: float | None = None

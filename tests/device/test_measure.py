@@ -47,6 +47,7 @@ def test_every_variant_is_measured_with_every_number_of_threads(bundle):
     assert result.device_class == "x86"
     assert result.sha256 == sha256_hex(bundle.read_bytes())
     for item in result.variants:
+        assert item.arena_bytes == {"float16": 96, "float32": 64}[item.precision]
         assert 0 < item.full_speed.p50_ms <= item.full_speed.p90_ms <= item.full_speed.p99_ms
         assert item.cold_start_ms > item.open_ms > 0
         assert item.peak_rss_bytes > max(item.rss_bytes, 1 << 20)

@@ -130,8 +130,8 @@ def two_variants(float16: bytes | None = None) -> bytes:
         release=1,
         device_classes=("x86",),
         variants=tuple(
-            Variant(precision=name, min_runtime="2.3.0", op_versions={})
-            for name in ("float16", "float32")
+            Variant(precision=name, min_runtime="2.3.0", op_versions={}, arena_bytes=arena)
+            for name, arena in (("float16", 96), ("float32", 64))
         ),
         models=models,
         signature=dense_signature(),

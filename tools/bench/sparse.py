@@ -1,6 +1,6 @@
 """What makes a net less dense, and what it is worth: bytes, download, latency and score.
 
-    python tools/bench/sparse.py [OUT.md]
+    python tools/bench/sparse.py
 
 Two nets are trained. A CNN on scikit-learn's digits, 8 x 8, compares channel pruning, magnitude
 pruning and weight clustering; it is so small that the engine's own time for a call is a third of
@@ -37,6 +37,7 @@ from fieldloop_cloud.train.intervals import wilson
 from fieldloop_cloud.train.nets.macs import mac_count
 from fieldloop_cloud.train.transfer.glyphs import glyphs
 
+RESULTS = Path(__file__).with_suffix(".md")
 _ROUNDS = 1500
 _CLUSTERS = (16, 32)
 _PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
@@ -257,18 +258,17 @@ def measured(subject: Subject, *, every_way: bool) -> str:
     return table(models, subject)
 
 
-def main(out: Path | None) -> None:
+def main() -> None:
     """Measure, print and write the tables."""
     made = "\n".join([measured(digits(), every_way=True), measured(letters(), every_way=False)])
     sys.stdout.write(made)
-    if out is not None:
-        out.write_text(
-            "# What makes a net less dense, and what it is worth\n\n"
-            "Written by `python tools/bench/sparse.py`; see there for what is compared. "
-            f"{datetime.now(tz=UTC):%Y-%m-%d}, {platform.machine()}, one thread.\n\n{made}",
-            encoding="utf-8",
-        )
+    RESULTS.write_text(
+        "# What makes a net less dense, and what it is worth\n\n"
+        "Written by `python tools/bench/sparse.py`; see there for what is compared. "
+        f"{datetime.now(tz=UTC):%Y-%m-%d}, {platform.machine()}, one thread.\n\n{made}",
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main()

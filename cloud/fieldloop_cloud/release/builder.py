@@ -177,6 +177,7 @@ def _variant(item: Shipped, facts: ModelFacts, signature: Signature) -> Variant:
         score=item.score,
         latency_p50_ms=item.latency_p50_ms,
         latency_p90_ms=item.latency_p90_ms,
+        arena_bytes=facts.arena_bytes,
         signature=None if shared else item.compiled.signature,
     )
 

@@ -40,7 +40,9 @@ def test_the_bundle_holds_what_the_run_chose(run, home, tmp_path):
     assert content.lineage.parent_sha256 == "ab" * 32
     assert content.lineage.data_sha256 == run.data_sha256
     variant = content.manifest.variants[0]
-    assert variant.op_versions == dict(inspect(run.chosen.compiled.tflite).op_versions)
+    facts = inspect(run.chosen.compiled.tflite)
+    assert variant.op_versions == dict(facts.op_versions)
+    assert variant.arena_bytes == facts.arena_bytes > 0
     assert variant.score == run.score("float32")
     assert {item.precision for item in content.golden} == {"float32"}
 

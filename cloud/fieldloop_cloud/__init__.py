@@ -38,11 +38,13 @@ if TYPE_CHECKING:
     from fieldloop_cloud.train.qat_training import train_aware
     from fieldloop_cloud.train.run import Run
     from fieldloop_cloud.train.trainer import train
+    from fieldloop_cloud.train.transfer.backbone import Backbone
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Augmentation",
+    "Backbone",
     "Dataset",
     "NetSettings",
     "Run",
@@ -67,6 +69,7 @@ __all__ = [
 
 _HOMES = {
     "Augmentation": "fieldloop_cloud.train.nets",
+    "Backbone": "fieldloop_cloud.train.transfer.backbone",
     "Dataset": "fieldloop_cloud.data.dataset",
     "NetSettings": "fieldloop_cloud.train.nets",
     "Run": "fieldloop_cloud.train.run",

@@ -144,6 +144,8 @@ def _section(console: Console, name: str, sentences: tuple[str, ...]) -> None:
 
 def next_command(advice: "Advice", data: str, source: Mapping[str, object]) -> str:
     """Return the command that trains as advised, with the options that the data were read with."""
+    from fieldloop_cloud.select.route import WEIGHTS  # noqa: PLC0415 - slow to load
+
     words = ["fieldloop", "train", data]
     for name, value in source.items():
         option = f"--{name.replace('_', '-')}"
@@ -153,6 +155,8 @@ def next_command(advice: "Advice", data: str, source: Mapping[str, object]) -> s
             words += [option, *(str(item) for item in value)]
         elif value is not None:
             words += [option, str(value)]
+    if advice.route.name == "transfer":
+        words += WEIGHTS.split()
     words += ["--split", "auto", "--budget", f"{advice.budget_s:.0f}s", "-o", "runs/NAME"]
     return shlex.join(words)
 

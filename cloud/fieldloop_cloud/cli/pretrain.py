@@ -17,7 +17,7 @@ from fieldloop_cloud.cli.output import DURATION, emit, json_option, progress_bar
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="The backbone's directory: what weights=DIR takes.",
+    help="The backbone's directory: what `fieldloop train --weights` takes.",
 )
 @click.option(
     "--member",

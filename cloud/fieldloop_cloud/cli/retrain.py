@@ -21,6 +21,7 @@ from fieldloop_cloud.cli.train import (
     run_summary,
     show_run,
 )
+from fieldloop_cloud.cli.weights import backbone_of, weights_options
 from fieldloop_cloud.fleet.store import Store
 from fieldloop_cloud.release.home import Home
 
@@ -34,6 +35,7 @@ from fieldloop_cloud.release.home import Home
 @click.option(
     "--candidate", "candidates", multiple=True, help="Family to try; by default the champion's."
 )
+@weights_options
 @epsilon_option
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="Directory for the new run."
@@ -47,6 +49,9 @@ def retrain_command(
     budget: float,
     seed: int,
     candidates: tuple[str, ...],
+    weights: str | None,
+    member: str | None,
+    alpha: float | None,
     epsilon: float,
     out: Path,
     home: Home,
@@ -63,6 +68,7 @@ def retrain_command(
     from fieldloop_cloud.train.run import Run  # noqa: PLC0415 - the same
 
     check_new_run(out)
+    backbone = backbone_of(weights, member, alpha)
     champion = Run.load(run)
     with Store(home.opened().store_file) as store:
         samples = store.samples(labelled=True)
@@ -76,6 +82,7 @@ def retrain_command(
             seed=seed,
             out=out,
             candidates=candidates or None,
+            weights=backbone,
             epsilon=epsilon,
             progress=progress,
         )

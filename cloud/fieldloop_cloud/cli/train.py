@@ -17,6 +17,7 @@ from fieldloop_cloud.cli.output import (
     table,
 )
 from fieldloop_cloud.cli.search_options import search_options
+from fieldloop_cloud.cli.weights import backbone_of, weights_options
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.split import Strategy
 from fieldloop_cloud.train.run import Run
@@ -95,6 +96,7 @@ def epsilon_option(command: Command) -> Command:
 @click.option(
     "--candidate", "candidates", multiple=True, help="Only this model family; may be repeated."
 )
+@weights_options
 @epsilon_option
 @search_options
 @click.option(
@@ -112,6 +114,9 @@ def train_command(
     budget: float,
     seed: int,
     candidates: tuple[str, ...],
+    weights: str | None,
+    member: str | None,
+    alpha: float | None,
     epsilon: float,
     strategy: Strategy,
     trials: int | None,
@@ -140,6 +145,7 @@ def train_command(
 
     if not resume:
         check_new_run(out)
+    backbone = backbone_of(weights, member, alpha)
     dataset = load_data(data, **source)
     with progress_bar("train") as progress:
         run = train(
@@ -149,6 +155,7 @@ def train_command(
             seed=seed,
             out=out,
             candidates=candidates or None,
+            weights=backbone,
             epsilon=epsilon,
             strategy=strategy,
             trials=trials,

@@ -24,6 +24,7 @@ from fieldloop_cloud.fleet.records import StoredSample
 from fieldloop_cloud.release.targets import Target
 from fieldloop_cloud.train.run import Run
 from fieldloop_cloud.train.trainer import train
+from fieldloop_cloud.train.transfer.backbone import Backbone
 
 AUDIT_SHARE = 0.5
 """Share of the randomly drawn samples that is kept from training."""
@@ -88,6 +89,7 @@ def retrain(
     seed: int = 0,
     out: Path | str | None = None,
     candidates: Sequence[str] | None = None,
+    weights: str | Path | Backbone | None = None,
     alpha: float = ALPHA,
     epsilon: float = EPSILON,
     progress: Progress = quiet,
@@ -103,6 +105,7 @@ def retrain(
         seed: Of split and training.
         out: Directory for the challenger's run.
         candidates: Families to try; by default the champion's own. `train` knows their names.
+        weights: The backbone, where one of them is transfer.
         alpha: Level of the test that the challenger is better.
         epsilon: Largest loss of score that a quantized variant may show.
         progress: As for `train`.
@@ -121,6 +124,7 @@ def retrain(
         seed=seed,
         out=out,
         candidates=candidates or (champion.chosen.candidate,),
+        weights=weights,
         metric=champion.metric,
         epsilon=epsilon,
         progress=progress,

@@ -57,8 +57,15 @@ def reproduction(run: Run) -> str:
         "import fieldloop_cloud as fl\n"
         f"data = fl.Dataset.load(...)  # {name}; sha256 {run.data_sha256}\n"
         f"run = fl.train(data, device={run.device!r}, seed={run.seed}, "
-        f"strategy={run.split.strategy!r}, candidates=[{names}]{allowed})"
+        f"strategy={run.split.strategy!r}, candidates=[{names}]{_weights(run)}{allowed})"
     )
+
+
+def _weights(run: Run) -> str:
+    """Return the argument that names the backbone; empty where the front has none on it."""
+    if run.backbone is None or not any("weights" in item.parameters for item in run.front):
+        return ""
+    return f", weights={run.backbone.loading}"
 
 
 def _front(run: Run, *, cost: str) -> str:

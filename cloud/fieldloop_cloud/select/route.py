@@ -23,6 +23,9 @@ FEW_IMAGES = 300
 
 FEW_WINDOWS = 1000
 SHORT_BUDGET_S = 120.0
+WEIGHTS = "--weights backbones/NAME"
+"""What transfer needs to be told."""
+
 _GOOD_ENOUGH = 0.98
 _HEAVY_TAIL = 10.0
 
@@ -206,6 +209,11 @@ def _image(data: Dataset, probes: tuple[Probe, ...]) -> Route:
                 (
                     f"The smallest class has {fewest} images, too few to teach a net from nothing: "
                     "start from one that already knows edges and textures."
+                ),
+                (
+                    f"Name it: `fieldloop train … {WEIGHTS}`, from `fieldloop pretrain -o "
+                    "backbones/NAME` with the most and most varied images you have, or `--weights "
+                    "imagenet`, which is downloaded."
                 ),
             ),
         )

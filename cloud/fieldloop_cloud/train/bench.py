@@ -12,6 +12,7 @@ from fieldloop_cloud.compile.worker import Progress, quiet
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.split import Split
 from fieldloop_cloud.release.targets import Target
+from fieldloop_cloud.train.transfer.backbone import Backbone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +38,7 @@ class Bench:
         deadline: End of the budget on `time.monotonic`'s clock.
         progress: Receives what happens.
         folds: Of the cross-validation; empty for a single validation part.
+        backbone: What transfer starts from; None where there is none.
     """
 
     train: Dataset
@@ -48,6 +50,7 @@ class Bench:
     deadline: float
     progress: Progress = quiet
     folds: tuple[Fold, ...] = ()
+    backbone: Backbone | None = None
 
     @property
     def left_s(self) -> float:

@@ -19,6 +19,7 @@ from fieldloop_cloud.train.nets import (
     train_net,
 )
 from fieldloop_cloud.train.qat_training import train_aware
+from fieldloop_cloud.train.transfer.backbone import no_backbone
 
 NET_MIN_S = 20.0
 """TensorFlow's start and a conversion take this long before anything is learned."""
@@ -37,10 +38,9 @@ def trained_net(candidate: Candidate, settings: Settings, bench: Bench) -> Train
         FieldloopError: It cannot fit the device, cannot be trained in time, or is no better than
             the dummy model.
     """
-    assert candidate.plan is not None
     assert candidate.net_settings is not None
-    plan = candidate.plan(bench.train, settings, bench.target.max_model_bytes)
-    _check_fit(plan, bench.target)
+    plan = planned(candidate, settings, bench)
+    check_fit(plan, bench.target)
     calibration = np.asarray(bench.calibration().X)
     net = train_net(
         plan,
@@ -58,7 +58,7 @@ def trained_net(candidate: Candidate, settings: Settings, bench: Bench) -> Train
     return Trained(
         name=candidate.name,
         compile_to=lambda precision: named(net.compile_to(precision), bench.train),
-        parameters=net.parameters,
+        parameters=net.parameters | told_backbone(candidate, bench),
         train_s=net.train_s,
         model=net.keras_bytes,
         calibration=calibration,
@@ -80,7 +80,28 @@ def _trained_aware(net: TrainedNet, bench: Bench) -> bytes:
     ).tflite
 
 
-def _check_fit(plan: NetPlan, target: Target) -> None:
+def planned(candidate: Candidate, settings: Settings, bench: Bench) -> NetPlan:
+    """Plan a candidate's net for the bench's rows, its device and its backbone.
+
+    Raises:
+        ConfigError: There is no such net, or no backbone.
+    """
+    if candidate.transfer is None:
+        assert candidate.plan is not None
+        return candidate.plan(bench.train, settings, bench.target.max_model_bytes)
+    if bench.backbone is None:
+        raise no_backbone(candidate.name)
+    return candidate.transfer(bench.train, settings, bench.backbone)
+
+
+def told_backbone(candidate: Candidate, bench: Bench) -> dict[str, str]:
+    """Return what a model's parameters say of its backbone; empty for a net without one."""
+    if candidate.transfer is None or bench.backbone is None:
+        return {}
+    return bench.backbone.parameters
+
+
+def check_fit(plan: NetPlan, target: Target) -> None:
     """Measure the untrained net where it may be too large; an export takes some seconds.
 
     Raises:

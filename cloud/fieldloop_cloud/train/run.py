@@ -28,6 +28,7 @@ from fieldloop_cloud.select.advice import Advice
 from fieldloop_cloud.select.scored import Measured, Scored, SearchRecord, Skipped
 from fieldloop_cloud.train.evidence import SealedEvidence
 from fieldloop_cloud.train.metrics import Estimate
+from fieldloop_cloud.train.transfer.backbone import Backbone
 
 
 class SplitRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +71,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         leakage_allowed: Why training went on in spite of a finding that stops; empty if none did.
         sealed: What the test rows show besides the scores; None in runs of older versions.
         advice: What was advised for the data; None where there was no time, or no report.
+        backbone: What transfer started from; None where it was not tried.
     """
 
     data: str
@@ -93,6 +95,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     leakage_allowed: str = ""
     sealed: SealedEvidence | None = None
     advice: Advice | None = None
+    backbone: Backbone | None = None
 
 
 class Run(RunRecord, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from fieldloop_cloud.train.bench import Bench, bench_of
 from fieldloop_cloud.train.ending import Ending, dummy_score
 from fieldloop_cloud.train.metrics import METRICS
 from fieldloop_cloud.train.run import Run
+from fieldloop_cloud.train.transfer.backbone import Backbone, no_backbone
 
 _ENDING_S, _ENDING_SHARE = 6.0, 0.2
 """Kept back of the budget for choosing, the test set and the report."""
@@ -47,6 +48,7 @@ def train(
     seed: int = 0,
     out: Path | str | None = None,
     candidates: Sequence[str] | None = None,
+    weights: str | Path | Backbone | None = None,
     metric: str | None = None,
     epsilon: float = EPSILON,
     strategy: Strategy = "60-20-20",
@@ -74,6 +76,9 @@ def train(
             worker the same trials, unless a time limit cuts them short.
         out: Directory for the run and its report; None keeps it in memory.
         candidates: Only these (see `select.candidates`); None for all that suit the data.
+        weights: A backbone for the transfer candidates: the directory of `fieldloop pretrain`,
+            `imagenet`, or a `Backbone` for files that do not say which net they are of. None:
+            no transfer.
         metric: What to choose by; by default accuracy (balanced where one class has over 80 %
             of the rows), or R².
         epsilon: Largest loss of score that a quantized variant may show.
@@ -99,8 +104,10 @@ def train(
     Raises:
         ConfigError: An unknown device, candidate, metric or split, a budget that is not positive,
             an epsilon that is no share, a floor that no score reaches, data that are no
-            `Dataset`, or a search that cannot be resumed.
-        DataError: Data that cannot be split, or that leak (see `data.leakage`).
+            `Dataset`, transfer without a backbone or a backbone without transfer, or a search
+            that cannot be resumed.
+        DataError: Data that cannot be split, or that leak (see `data.leakage`), a backbone for
+            what are no images, or a damaged one.
         EnvironmentFaultError: `out` cannot be written; found out before anything is trained.
         GateError: Nothing fits the device, nothing beats the dummy model, or nothing reaches
             the floor.
@@ -125,7 +132,8 @@ def train(
     if out is None and (resume or study is not None):
         raise ConfigError("a search that others join or resume needs a place", advice="Give out.")
     target = device if isinstance(device, Target) else load_target(device)
-    wanted = _wanted(candidates, data)
+    backbone = Backbone.load(weights) if isinstance(weights, str | Path) else weights
+    wanted = _wanted(candidates, data, backbone)
     metric = _checked_metric(metric, data)
     _check_floor(floor, metric)
     if out is not None:
@@ -140,6 +148,7 @@ def train(
         metric=metric,
         epsilon=epsilon,
         seed=seed,
+        backbone=backbone,
         deadline=started + budget_s - min(_ENDING_S, _ENDING_SHARE * budget_s),
         progress=progress,
     )
@@ -152,6 +161,7 @@ def train(
     run = msgspec.structs.replace(
         ending.run(found.front[choice.index], choice.why),
         search=found.record,
+        backbone=backbone and backbone.named,
         leaks=leaks,
         leakage_allowed=allow_leakage if any(leak.stops for leak in leaks) else "",
     )
@@ -178,11 +188,33 @@ def _advice(data: Dataset, parts: Split, bench: Bench, budget_s: float) -> Advic
     )
 
 
-def _wanted(names: Sequence[str] | None, data: Dataset) -> tuple[Candidate, ...]:
-    """Return the named candidates, or all that do the data's task."""
-    if names is not None:
-        return portfolio(tuple(names))
-    return tuple(candidate for candidate in portfolio() if data.task in candidate.tasks)
+def _wanted(
+    names: Sequence[str] | None, data: Dataset, backbone: Backbone | None
+) -> tuple[Candidate, ...]:
+    """Return the named candidates, or all that do the data's task; transfer with a backbone only.
+
+    Raises:
+        ConfigError: An unknown name, or transfer without a backbone, or the reverse.
+        DataError: A backbone for data that are no images.
+    """
+    found = portfolio() if names is None else portfolio(tuple(names))
+    transfer = [candidate for candidate in found if candidate.transfer is not None]
+    if backbone is None and names is not None and transfer:
+        raise no_backbone(*(candidate.name for candidate in transfer))
+    if backbone is None:
+        found = tuple(candidate for candidate in found if candidate.transfer is None)
+    elif not transfer:
+        raise ConfigError(
+            "none of the named candidates starts from a backbone",
+            where="weights",
+            advice="Leave weights out, or name transfer or transfer-features too.",
+        )
+    else:
+        # A plan that is not possible is found out before anything is trained.
+        for candidate in transfer:
+            assert candidate.transfer is not None
+            candidate.transfer(data, candidate.portfolio[0], backbone)
+    return tuple(c for c in found if names is not None or data.task in c.tasks)
 
 
 def _written(run: Run, out: Path) -> Run:

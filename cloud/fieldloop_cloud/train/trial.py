@@ -17,6 +17,7 @@ from fieldloop_cloud.select.scored import Scored, Skipped
 from fieldloop_cloud.train.bench import Bench
 from fieldloop_cloud.train.classical import check_time, features, fit, some_rows
 from fieldloop_cloud.train.crossing import cross
+from fieldloop_cloud.train.feature_trial import FEATURE_LADDER, trained_head
 from fieldloop_cloud.train.ladder import Trained, climb
 from fieldloop_cloud.train.meaning import named
 from fieldloop_cloud.train.measure import Answers
@@ -57,7 +58,10 @@ def run_trial(
     """
     if candidate.is_deep:
         bench = bench.held_out_once()
-        trained, ladder = trained_net(candidate, settings, bench), NET_LADDER
+        if candidate.net_settings is None:
+            trained, ladder = trained_head(candidate, settings, bench), FEATURE_LADDER
+        else:
+            trained, ladder = trained_net(candidate, settings, bench), NET_LADDER
     else:
         trained, ladder = _classical(candidate, settings, bench, to_beat), CLASSICAL_LADDER
     scored, skipped = climb(trained, ladder, bench)

@@ -5,7 +5,7 @@ small budgets. What a search varies stands beside it.
 """
 
 from fieldloop.errors import ConfigError
-from fieldloop_cloud.select.candidates import kernels, linear, nets, trees
+from fieldloop_cloud.select.candidates import kernels, linear, nets, transfer, trees
 from fieldloop_cloud.select.candidates.candidate import Candidate
 from fieldloop_cloud.select.candidates.space import Settings
 
@@ -24,9 +24,11 @@ CANDIDATES: tuple[Candidate, ...] = (
     trees.EXTRA_TREES,
     trees.BOOSTING,
     nets.PERCEPTRON,
+    transfer.FEATURES,
     nets.CNN,
     nets.CNN1D,
     nets.GRU,
+    transfer.FINE_TUNED,
 )
 """Every candidate, the cheapest to train first."""
 

@@ -13,6 +13,8 @@ from fieldloop_cloud.data.dataset import Dataset, DataTask, Kind
 from fieldloop_cloud.select.candidates.space import Settings, Space
 from fieldloop_cloud.train.nets.plans import NetPlan
 from fieldloop_cloud.train.nets.settings import NetSettings
+from fieldloop_cloud.train.transfer.backbone import Backbone
+from fieldloop_cloud.train.transfer.plan import TransferPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,8 @@ class Candidate:
         growth: Exponent of training time in the number of rows, for the time estimate.
         build: Makes an unfitted scikit-learn estimator from (data, settings, seed); None for nets.
         plan: Plans a net of Keras from (data, settings, the device's bytes); None for others.
-        net_settings: How that net is trained; None for others.
+        transfer: Plans a net on a backbone from (data, settings, backbone); None for others.
+        net_settings: How the net is trained; None where no net is.
         kinds: What data it takes.
         shrink: Returns settings of a model with about this share of the bytes, None if there is
             no smaller one; None for models that have no size to choose.
@@ -44,6 +47,7 @@ class Candidate:
     growth: float = 1.0
     build: Callable[[Dataset, Settings, int], Any] | None = None
     plan: Callable[[Dataset, Settings, int], NetPlan] | None = None
+    transfer: Callable[[Dataset, Settings, Backbone], TransferPlan] | None = None
     net_settings: Callable[[Settings], NetSettings] | None = None
     kinds: tuple[Kind, ...] = ("tabular", "image")
     shrink: Callable[[Settings, float], Settings | None] | None = None
@@ -52,15 +56,17 @@ class Candidate:
 
     @property
     def is_deep(self) -> bool:
-        """Whether it is a net of Keras, which needs the extra `[deep]`."""
-        return self.plan is not None
+        """Whether a net of Keras is in it, which needs the extra `[deep]`."""
+        return self.plan is not None or self.transfer is not None
 
-    def why_not(self, dataset: Dataset) -> str:
+    def why_not(self, dataset: Dataset, backbone: Backbone | None = None) -> str:
         """Return why it cannot be used on this data here; empty if it can."""
         if dataset.task not in self.tasks:
             return f"it does not do {dataset.task}"
         if dataset.kind not in self.kinds:
             return f"it does not take {dataset.kind} data, only {' or '.join(self.kinds)}"
+        if self.transfer is not None and backbone is None:
+            return "it starts from a backbone, and none is named"
         if not self.is_deep:
             return ""
         missing = missing_packages()

@@ -2,6 +2,7 @@
 
 bench/bench.json        rows' meaning, device, rules, and the hashes of the arrays
 bench/<part>.<array>.npy
+bench/weights/…         the backbone, where there is one
 artifacts/<sha256>      flatbuffers, held-out answers, outcomes
 """
 
@@ -23,7 +24,9 @@ from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.files import write_file
 from fieldloop_cloud.release.targets import Target
 from fieldloop_cloud.train.bench import Bench, Fold
+from fieldloop_cloud.train.transfer.backbone import Backbone
 
+_WEIGHTS = "weights"
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,6 +41,7 @@ class _BenchFile(msgspec.Struct, frozen=True, kw_only=True):
     fold_count: int
     rows: dict[str, dict[str, Any]]
     arrays: dict[str, str]
+    backbone: Backbone | None = None
 
 
 def save_bench(bench: Bench, directory: Path) -> str:
@@ -53,6 +57,11 @@ def save_bench(bench: Bench, directory: Path) -> str:
         encoded = _npy(array)
         hashes[name] = hashlib.sha256(encoded).hexdigest()
         write_file(directory / f"{name}.npy", encoded, mode=0o600)
+    backbone = bench.backbone
+    if backbone is not None:
+        for name, wanted in backbone.files.items():
+            original = _checked(Path(backbone.weights).parent / name, wanted)
+            write_file(directory / _WEIGHTS / name, original, mode=0o600)
     document = msgspec.json.encode(
         _BenchFile(
             target=bench.target,
@@ -62,6 +71,7 @@ def save_bench(bench: Bench, directory: Path) -> str:
             fold_count=len(bench.folds),
             rows={name: _meaning(data) for name, data in parts.items()},
             arrays=hashes,
+            backbone=backbone and backbone.named,
         ),
         order="deterministic",
     )
@@ -80,6 +90,8 @@ def load_bench(directory: Path, sha256: str, *, deadline: float) -> Bench:
         name: np.load(io.BytesIO(_checked(directory / f"{name}.npy", wanted)), allow_pickle=False)
         for name, wanted in found.arrays.items()
     }
+    for name, wanted in found.backbone.files.items() if found.backbone else ():
+        _checked(directory / _WEIGHTS / name, wanted)
     return Bench(
         train=_dataset(found.rows["train"], _of("train", arrays)),
         validation=_dataset(found.rows["validation"], _of("validation", arrays)),
@@ -92,6 +104,7 @@ def load_bench(directory: Path, sha256: str, *, deadline: float) -> Bench:
             Fold(arrays[f"fold-{number}.fit"], arrays[f"fold-{number}.held"])
             for number in range(found.fold_count)
         ),
+        backbone=found.backbone and found.backbone.inside(directory.resolve() / _WEIGHTS),
     )
 
 

@@ -113,7 +113,7 @@ def search(
         EnvironmentFaultError: The storage cannot be used.
         KeyboardInterrupt: Ctrl-C before there was anything to keep.
     """
-    unsuited = {item.name: item.why_not(bench.train) for item in candidates}
+    unsuited = {item.name: item.why_not(bench.train, bench.backbone) for item in candidates}
     names = tuple(name for name, reason in unsuited.items() if not reason)
     skipped = tuple(Skipped(name=n, reason=text) for n, text in unsuited.items() if text)
     with _study_files(out, plan) as files:
@@ -151,6 +151,7 @@ def _begun(names: tuple[str, ...], bench: Bench, plan: SearchPlan, files: Path) 
         has_screening=plan.is_search
         and len(bench.train) >= LEAST_ROWS
         and bool(screened_names(names)),
+        weights_sha256=bench.backbone.sha256 if bench.backbone else "",
     )
     place = plan.study or str(files)
     return begin_study(place, plan.name, spec, queue=queue)

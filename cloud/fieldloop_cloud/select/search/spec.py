@@ -50,6 +50,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         seed: Of the sampler.
         heartbeat_s: Seconds between a trial's signs of life in a database.
         has_screening: Whether settings are first tried on some of the rows.
+        weights_sha256: Hash of the backbone in the bench; empty without one, and for ImageNet's.
     """
 
     format: int = 1
@@ -64,6 +65,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     heartbeat_s: int = HEARTBEAT_S
     has_screening: bool = False
+    weights_sha256: str = ""
 
     @property
     def left_s(self) -> float:
@@ -110,7 +112,8 @@ def begin_study(place: str, name: str, spec: Spec, *, queue: list[dict[str, obje
         queue: Parameters of the trials that come first, for a new study.
 
     Raises:
-        ConfigError: There is one under this name about other data, another device or seed.
+        ConfigError: There is one under this name about other data, another device or seed, or
+            its backbone has changed.
     """
     storage = open_storage(place)
     with quiet_optuna():
@@ -124,13 +127,7 @@ def begin_study(place: str, name: str, spec: Spec, *, queue: list[dict[str, obje
         earlier = study.user_attrs.get(_SPEC)
         if earlier is not None:
             before = msgspec.json.decode(earlier, type=Spec)
-            if before.bench_sha256 != spec.bench_sha256 or before.candidates != spec.candidates:
-                raise ConfigError(
-                    f"the study '{name}' is about other data, another device, seed or other "
-                    "candidates",
-                    where=without_password(place),
-                    advice="Repeat the options it was begun with, or begin another with --out.",
-                )
+            _check_same(before, spec, name, place)
             spec = msgspec.structs.replace(spec, known_count=before.known_count)
         else:
             for parameters in queue:
@@ -139,6 +136,22 @@ def begin_study(place: str, name: str, spec: Spec, *, queue: list[dict[str, obje
         set_heartbeat(storage, spec.heartbeat_s)
         screening = _screening(study, storage, spec, spec.seed)
     return OpenStudy(study, Path(spec.files), screening)
+
+
+def _check_same(before: Spec, spec: Spec, name: str, place: str) -> None:
+    if before.weights_sha256 != spec.weights_sha256:
+        raise ConfigError(
+            f"the study '{name}' was begun with another backbone, or its files have changed since",
+            where=without_password(place),
+            advice="Give the weights it was begun with, or begin another with --out.",
+        )
+    if before.bench_sha256 != spec.bench_sha256 or before.candidates != spec.candidates:
+        raise ConfigError(
+            f"the study '{name}' is about other data, another device, seed, backbone or other "
+            "candidates",
+            where=without_password(place),
+            advice="Repeat the options it was begun with, or begin another with --out.",
+        )
 
 
 def join_study(

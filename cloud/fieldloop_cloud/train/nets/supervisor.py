@@ -170,12 +170,15 @@ def _not_trained(budget_s: float, end: WorkerEnd) -> GateError | ModelRuntimeErr
     )
 
 
+_OF_BACKBONES = ("member", "alpha", "cut", "pooling", "weights", "fine_tune", "fine_tune_rate")
+
+
 def _described(order: NetJob, result: NetResult) -> dict[str, str]:
     plan, settings = order.plan, result.settings
     stopped = ", stopped by the time budget" if result.stopped_by_time else ""
     shape = {
         name: "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for name in ("member", "alpha", "cut", "weights", "filters", "hidden", "units", "dense")
+        for name in (*_OF_BACKBONES, "filters", "hidden", "units", "dense")
         if (value := getattr(plan, name, None)) not in (None, "")
     }
     return {

@@ -69,7 +69,7 @@ class TransferPlan(msgspec.Struct, frozen=True, kw_only=True, tag="transfer"):
         dropout: Share of the features that is dropped in training.
         dense: Units of a hidden layer in the head; 0 for none.
         weights: `imagenet`, a file (`.keras`, `.weights.h5`, ImageNet's `.h5`), a SavedModel's
-            directory, the directory of an earlier run, or None to train from scratch.
+            directory, the directory of `fieldloop pretrain`, or None to train from scratch.
         fine_tune: The first stage whose layers are trained in the second phase (`stage3`), `all`,
             or `nothing`.
         fine_tune_rate: Learning rate of the second phase, as a share of the first one's.
@@ -137,12 +137,7 @@ class TransferPlan(msgspec.Struct, frozen=True, kw_only=True, tag="transfer"):
         _check_shares(self)
         source = self.weights
         if source not in (None, IMAGENET) and not Path(str(source)).exists():
-            raise ConfigError(
-                "the backbone's weights are not there",
-                where=str(source),
-                advice="Give a .keras or .weights.h5 file, a SavedModel's directory, a run, or "
-                f"'{IMAGENET}'.",
-            )
+            raise no_weights(str(source))
         return self
 
 
@@ -169,7 +164,7 @@ def plan_transfer(image: ImageSpec, class_count: int, **options: object) -> Tran
         >>> plan.side, plan.black, plan.white
         (32, 0.0, 1.0)
     """
-    fields = _facts(options.get("weights")) | {
+    fields = _decided(options.get("weights")) | {
         "height": image.height,
         "width": image.width,
         "channels": image.channels,
@@ -196,19 +191,38 @@ def plan_transfer(image: ImageSpec, class_count: int, **options: object) -> Tran
     return plan.checked()
 
 
-def _facts(weights: object) -> dict[str, object]:
-    """Return the fields that a backbone of one's own decides."""
-    if not isinstance(weights, (str, Path)) or not (Path(weights) / BACKBONE_FACTS).exists():
-        return {}
+def read_facts(weights: Path | str) -> BackboneFacts | None:
+    """Return what a backbone of one's own says of itself; None where nothing is said.
+
+    Raises:
+        DataError: It is damaged.
+    """
     path = Path(weights) / BACKBONE_FACTS
+    if not path.exists():
+        return None
     try:
-        facts = msgspec.json.decode(path.read_bytes(), type=BackboneFacts)
+        return msgspec.json.decode(path.read_bytes(), type=BackboneFacts)
     except (OSError, msgspec.MsgspecError) as error:
         raise DataError(
             f"this backbone is damaged: {error}", where=str(path), advice="Pretrain it again."
         ) from error
+
+
+def no_weights(path: Path | str) -> ConfigError:
+    """Return the error of a backbone that is not there."""
+    return ConfigError(
+        "the backbone's weights are not there",
+        where=str(path),
+        advice="Give a .keras or .weights.h5 file, a SavedModel's directory, a directory of "
+        f"`fieldloop pretrain`, or '{IMAGENET}'.",
+    )
+
+
+def _decided(weights: object) -> dict[str, object]:
+    """Return the fields that a backbone of one's own decides."""
+    facts = read_facts(weights) if isinstance(weights, (str, Path)) else None
     names = ("member", "alpha", "minimalistic", "side", "cut", "pooling")
-    return {name: getattr(facts, name) for name in names}
+    return {} if facts is None else {name: getattr(facts, name) for name in names}
 
 
 def _check_width(plan: TransferPlan, family: Family) -> None:

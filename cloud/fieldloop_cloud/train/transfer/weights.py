@@ -13,20 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldloop.errors import (
-    ConfigError,
     DataError,
     EnvironmentFaultError,
     FieldloopError,
     UnsupportedError,
 )
 from fieldloop_cloud.compile.worker import last_line
-from fieldloop_cloud.train.transfer.plan import BACKBONE_FILE, IMAGENET, TransferPlan
+from fieldloop_cloud.train.transfer.backbone import damaged, files_of
+from fieldloop_cloud.train.transfer.plan import (
+    BACKBONE_FILE,
+    IMAGENET,
+    TransferPlan,
+    read_facts,
+)
 from fieldloop_cloud.train.transfer.stages import cut_at
 
 _VARIABLE = re.compile(r"variables/(\d+)/\.ATTRIBUTES/VARIABLE_VALUE")
 """A variable's key in a SavedModel's checkpoint, with its number in the order of the layers."""
-
-_SAVED_MODEL = "saved_model.pb"
 
 
 def untrained(plan: TransferPlan) -> Any:
@@ -38,7 +41,7 @@ def weighted(plan: TransferPlan) -> Any:
     """Return the plan's backbone up to its cut, with its weights.
 
     Raises:
-        ConfigError: There is no such cut.
+        ConfigError: There is no such cut, or no such weights.
         DataError: The file is damaged or holds another architecture.
         UnsupportedError: The file needs layers that are not loaded.
         EnvironmentFaultError: ImageNet weights are neither here nor to be downloaded.
@@ -48,7 +51,9 @@ def weighted(plan: TransferPlan) -> Any:
     if plan.weights == IMAGENET:
         return cut_at(_from_imagenet(plan), plan.cut)
     path = Path(plan.weights)
-    if path.is_dir() and (path / BACKBONE_FILE).exists():
+    files_of(path)
+    facts = read_facts(path)
+    if (path / BACKBONE_FILE).exists():
         path = path / BACKBONE_FILE
     if path.suffix == ".h5":
         return cut_at(_from_h5(plan, path), plan.cut)
@@ -57,9 +62,10 @@ def weighted(plan: TransferPlan) -> Any:
     net = untrained(plan)
     if _filled(net, arrays):
         return cut_at(net, plan.cut)
-    net = cut_at(net, plan.cut)
+    own_cut = plan.cut if facts is None else facts.cut
+    net = cut_at(net, own_cut)
     if _filled(net, arrays):
-        return net
+        return net if plan.cut == own_cut else cut_at(net, plan.cut)
     raise _another(plan, path, "their shapes differ")
 
 
@@ -101,7 +107,7 @@ def _from_h5(plan: TransferPlan, path: Path) -> Any:
     try:
         net.load_weights(str(path))
     except OSError as error:
-        raise _damaged(path, last_line(str(error))) from error
+        raise damaged(path, last_line(str(error))) from error
     except Exception as error:  # Keras raises what it likes
         raise _another(plan, path, last_line(str(error))) from error
     return net
@@ -111,18 +117,10 @@ def _keras_arrays(path: Path) -> list[NDArray[Any]]:
     """Return the weights in a `.keras` file, in the order of its layers."""
     import keras  # noqa: PLC0415 - only workers import Keras
 
-    if path.suffix != ".keras":
-        raise ConfigError(
-            "this is no file with weights that fieldloop reads",
-            where=str(path),
-            advice="Give a .keras or .weights.h5 file, a SavedModel's directory, or a run.",
-        )
-    if not zipfile.is_zipfile(path):
-        raise _damaged(path, "it is no whole archive")
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except (zipfile.BadZipFile, EOFError, OSError, KeyError) as error:
-        raise _damaged(path, last_line(str(error))) from error
+        raise damaged(path, last_line(str(error))) from error
     except Exception as error:  # Lambda, unknown classes: Keras raises ValueError and TypeError
         raise UnsupportedError(
             f"the file cannot be loaded in safe mode: {_reason(str(error))}",
@@ -136,19 +134,13 @@ def _variables(path: Path) -> list[NDArray[Any]]:
     """Return a SavedModel's variables in the order of its layers; no graph is loaded."""
     import tensorflow as tf  # noqa: PLC0415 - only workers import TensorFlow
 
-    if not (path / _SAVED_MODEL).exists():
-        raise ConfigError(
-            f"this directory holds neither {BACKBONE_FILE} nor a SavedModel",
-            where=str(path),
-            advice="Give a file, or a directory that `pretrain` or `model.export` wrote.",
-        )
     try:
         reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
         keys = list(reader.get_variable_to_shape_map())
         numbered = {int(m[1]): key for key in keys if (m := _VARIABLE.fullmatch(key))}
         arrays = [reader.get_tensor(numbered[number]) for number in sorted(numbered)]
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise _damaged(path, last_line(str(error))) from error
+        raise damaged(path, last_line(str(error))) from error
     # The states of random generators (of Dropout) stand among them.
     return [array for array in arrays if array.dtype != np.uint32]
 
@@ -168,14 +160,6 @@ def _filled(net: Any, arrays: list[NDArray[Any]]) -> bool:
 def _reason(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0][:300] if lines else "no message"
-
-
-def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(
-        f"the weights file is damaged: {reason}",
-        where=str(path),
-        advice="Copy or save it again.",
-    )
 
 
 def _another(plan: TransferPlan, path: Path, reason: str) -> FieldloopError:

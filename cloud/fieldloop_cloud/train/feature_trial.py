@@ -1,5 +1,7 @@
 """A trial of a classical head on a frozen backbone's features: checked, then fitted in seconds."""
 
+import dataclasses
+
 import numpy as np
 
 from fieldloop.errors import DataError, UnsupportedError
@@ -45,6 +47,9 @@ def trained_head(candidate: Candidate, settings: Settings, bench: Bench) -> Trai
         train_s=model.train_s,
         model=model.head,
         calibration=np.asarray(bench.calibration().X),
+        features=dataclasses.replace(
+            bench.train, X=model.features, kind="tabular", image=None, features=()
+        ),
     )
 
 

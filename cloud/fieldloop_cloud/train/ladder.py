@@ -32,6 +32,7 @@ from fieldloop_cloud.compile.rungs import (
     Offers,
     compiled_directly,
 )
+from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.release.targets import Target
 from fieldloop_cloud.select.choice import overruns
 from fieldloop_cloud.select.scored import Measured, Scored, Skipped
@@ -57,6 +58,8 @@ class Trained:
         aware: Trains the net further with int8's rounding and gives the int8 flatbuffer, or
             raises; None where that cannot be done. It is asked only if int8 does not pass.
         history: A net's epochs.
+        features: The training rows as a classical head sees them, a backbone's features; None
+            where it sees the rows themselves.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Trained:
     held_out: Callable[[Precision], Answers] | None = None
     aware: Callable[[], bytes] | None = None
     history: tuple[Epoch, ...] = ()
+    features: Dataset | None = None
 
     @property
     def is_net(self) -> bool:

@@ -13,6 +13,7 @@ from fieldloop_cloud.compile.compiled import Compiled
 from fieldloop_cloud.compile.quantize import CLASSICAL_LADDER, NET_LADDER
 from fieldloop_cloud.select.candidates import Candidate, Settings
 from fieldloop_cloud.select.criteria.assess import assess, assess_net
+from fieldloop_cloud.select.criteria.verdicts import Assessment
 from fieldloop_cloud.select.scored import Scored, Skipped
 from fieldloop_cloud.train.bench import Bench
 from fieldloop_cloud.train.classical import check_time, features, fit, some_rows
@@ -65,7 +66,7 @@ def run_trial(
     else:
         trained, ladder = _classical(candidate, settings, bench, to_beat), CLASSICAL_LADDER
     scored, skipped = climb(trained, ladder, bench)
-    criteria = assess_net() if candidate.is_deep else assess(trained.model, bench.train)
+    criteria = _criteria(trained, bench)
     scored = [msgspec.structs.replace(item, criteria=criteria) for item in scored]
     held_out = trained.held_out
     return TrialEnd(
@@ -73,6 +74,14 @@ def run_trial(
         skipped=tuple(skipped),
         held_out=tuple(held_out(item.precision) for item in scored) if held_out else (),
     )
+
+
+def _criteria(trained: Trained, bench: Bench) -> tuple[Assessment, ...]:
+    if trained.is_net:
+        return assess_net()
+    if trained.features is not None:
+        return assess(trained.model, trained.features, on="a backbone's features")
+    return assess(trained.model, bench.train)
 
 
 def screen(candidate: Candidate, settings: Settings, bench: Bench, *, row_count: int) -> float:

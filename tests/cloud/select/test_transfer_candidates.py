@@ -9,15 +9,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.backbones import backbone_directory
 
 from fieldloop.errors import ConfigError, DataError
 from fieldloop_cloud.cli.advise import next_command
+from fieldloop_cloud.cli.train import train_command
 from fieldloop_cloud.cli.weights import backbone_of
 from fieldloop_cloud.data.dataset import Dataset
 from fieldloop_cloud.data.split import split
+from fieldloop_cloud.fleet import retrain as fleet_retrain
 from fieldloop_cloud.release.targets import load_target
 from fieldloop_cloud.select.candidates import CANDIDATES, portfolio
 from fieldloop_cloud.select.candidates.space import Among
@@ -142,6 +145,31 @@ def test_options_that_describe_no_backbone_are_refused(letters):
     with pytest.raises(ConfigError, match="describe a backbone") as refused:
         backbone_of(None, None, 0.35)
     assert refused.value.where == "--alpha"
+
+
+def test_the_command_takes_a_backbone(letters, wanted, tmp_path):
+    words = ["sklearn:digits", "-o", str(tmp_path / "run"), "--weights", str(letters)]
+    with pytest.raises(ReachedError):
+        CliRunner().invoke(train_command, words, catch_exceptions=False)
+    assert set(NAMES) <= set(wanted.names)
+    with pytest.raises(ConfigError, match="says itself which net"):
+        CliRunner().invoke(
+            train_command, [*words, "--member", "MobileNetV2"], catch_exceptions=False
+        )
+
+
+def test_retraining_a_transferred_champion_takes_a_backbone_too(digits, letters, wanted):
+    champion = SimpleNamespace(
+        chosen=SimpleNamespace(candidate="transfer"), device="x86", metric="accuracy"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        parts = SimpleNamespace(train=digits.take(np.arange(5)), audit=digits, note="")
+        patch.setattr(fleet_retrain, "field_data", lambda *_: parts)
+        with pytest.raises(ConfigError, match="transfer starts from a backbone"):
+            fleet_retrain.retrain(champion, digits, [])
+        with pytest.raises(ReachedError):
+            fleet_retrain.retrain(champion, digits, [], weights=letters)
+    assert wanted.names == ["transfer"]
 
 
 def test_the_advice_names_the_command():

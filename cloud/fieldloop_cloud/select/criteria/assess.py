@@ -29,16 +29,17 @@ _TREES = "leaves are not degrees of freedom: where they split was chosen by the 
 _MAX_KERNEL_ROWS = 3000
 
 
-def assess(model: Any, train: Dataset) -> tuple[Assessment, ...]:
+def assess(model: Any, train: Dataset, *, on: str = "") -> tuple[Assessment, ...]:
     """Assess a fitted classical model by every criterion that needs the rows it was fitted on.
 
     Args:
         model: A fitted scikit-learn Pipeline or estimator.
         train: The rows that it was fitted on.
+        on: What its columns are, where they are not the data's own: another family then.
     """
     estimator, inside = _unwrapped(model, train)
     name = type(_core(estimator)).__name__
-    family = f"{name}, {len(train)} rows"
+    family = f"{name}{on and ' on ' + on}, {len(train)} rows"
     try:
         found = _information(model, estimator, inside, train, family)
         found += _structural(model, estimator, inside, train, family)

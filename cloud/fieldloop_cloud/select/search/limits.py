@@ -11,8 +11,6 @@ from fieldloop_cloud.select.choice import Overrun
 
 _FLOAT_BYTES = 4
 _SMALLER = {"int8": 1, "dynamic": 1, "mixed": 1, "int16x8": 1, "float16": 2}
-_FASTEST_MACS_PER_MS = 256e6
-"""Multiply-adds of one current x86 core in a millisecond, 8-bit vectors at 4 GHz."""
 
 
 def early_overruns(
@@ -25,7 +23,7 @@ def early_overruns(
     per_value = min(_SMALLER.get(precision, _FLOAT_BYTES) for precision in target.precisions)
     return _over("bytes", values * per_value, target.max_model_bytes, "bytes at least") | _over(
         "latency",
-        values / _FASTEST_MACS_PER_MS * target.relative_latency,
+        target.least_latency_ms(values),
         target.latency_budget_ms,
         "ms of arithmetic at least",
     )

@@ -66,6 +66,13 @@ class NetCost(msgspec.Struct, frozen=True, kw_only=True):
                     where=f"{target.name} allows {allowed:,}",
                     advice="Plan a smaller net or smaller rows.",
                 )
+        least_ms = target.least_latency_ms(self.mac_count)
+        if least_ms > target.latency_budget_ms:
+            raise GateError(
+                f"{self.mac_count:,} multiplications a row would take {least_ms:.3g} ms or more",
+                where=f"{target.name} allows {target.latency_budget_ms:g} ms",
+                advice="Plan a smaller net or smaller rows.",
+            )
         return self
 
 

@@ -51,6 +51,10 @@ def test_a_net_too_large_for_a_device_is_refused_before_training(warm):
         cost.check(small)
     with pytest.raises(GateError, match="in memory"):
         cost.check(msgspec.structs.replace(load_target("x86"), ram_bytes=20_000))
+    hurried = msgspec.structs.replace(load_target("x86"), latency_budget_ms=1e-4)
+    with pytest.raises(GateError, match="multiplications a row would take") as refused:
+        msgspec.structs.replace(cost, mac_count=1_000_000).check(hurried)
+    assert "0.0001 ms" in refused.value.where
     assert cost.check(load_target("x86")) is cost
 
 

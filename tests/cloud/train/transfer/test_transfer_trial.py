@@ -106,6 +106,11 @@ def test_a_backbone_can_be_cut_before_its_own_end(bench):
     settings = {**candidate.portfolio[0], "cut": "stage2", "pooling": "average"}
     (scored,) = run_trial(candidate, settings, bench).scored
     assert (scored.parameters["cut"], scored.parameters["features"]) == ("stage2", "48")
+    # What the head is conditional on its features, it is not among models of pixels.
+    families = {item.family for item in scored.criteria}
+    assert families == {f"LogisticRegression on a backbone's features, {len(bench.train)} rows"}
+    refused = next(item for item in scored.criteria if item.name == "AIC")
+    assert "parameters" in refused.reason
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,7 @@ def retrain_command(
     weights: str | None,
     member: str | None,
     alpha: float | None,
+    cut: str,
     epsilon: float,
     out: Path,
     home: Home,
@@ -68,7 +69,7 @@ def retrain_command(
     from fieldloop_cloud.train.run import Run  # noqa: PLC0415 - the same
 
     check_new_run(out)
-    backbone = backbone_of(weights, member, alpha)
+    backbone = backbone_of(weights, member, alpha, cut)
     champion = Run.load(run)
     with Store(home.opened().store_file) as store:
         samples = store.samples(labelled=True)

@@ -117,6 +117,7 @@ def train_command(
     weights: str | None,
     member: str | None,
     alpha: float | None,
+    cut: str,
     epsilon: float,
     strategy: Strategy,
     trials: int | None,
@@ -145,7 +146,7 @@ def train_command(
 
     if not resume:
         check_new_run(out)
-    backbone = backbone_of(weights, member, alpha)
+    backbone = backbone_of(weights, member, alpha, cut)
     dataset = load_data(data, **source)
     with progress_bar("train") as progress:
         run = train(

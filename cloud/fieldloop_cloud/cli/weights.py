@@ -30,27 +30,34 @@ def weights_options(command: Command) -> Command:
             type=click.FloatRange(0.0, 4.0, min_open=True),
             help="Width of a MobileNet of --member, by default 1.",
         ),
+        click.option(
+            "--cut", default="", help="The stage or layer that a file of --weights ends at."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def backbone_of(weights: str | None, member: str | None, alpha: float | None) -> "Backbone | None":
+def backbone_of(
+    weights: str | None, member: str | None, alpha: float | None, cut: str = ""
+) -> "Backbone | None":
     """Return the backbone that `weights_options` name.
 
     Raises:
-        ConfigError: There is none, or --member without --weights.
+        ConfigError: There is none, or it is described and not named.
         DataError: It is damaged.
     """
     from fieldloop_cloud.train.transfer.backbone import Backbone  # noqa: PLC0415 - slow to load
 
     if weights is not None:
-        return Backbone.load(weights, member=member, alpha=alpha)
-    if member is not None or alpha is not None:
+        return Backbone.load(weights, member=member, alpha=alpha, cut=cut)
+    given = {"--member": member, "--alpha": alpha, "--cut": cut or None}
+    named = [name for name, value in given.items() if value is not None]
+    if named:
         raise ConfigError(
-            "--member and --alpha describe a backbone, and none is named",
-            where="--member" if member is not None else "--alpha",
+            f"{', '.join(named)} is given, but no backbone that it describes",
+            where=named[0],
             advice="Name it with --weights, or leave them out.",
         )
     return None

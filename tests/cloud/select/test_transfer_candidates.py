@@ -142,7 +142,7 @@ def test_options_that_describe_no_backbone_are_refused(letters):
     assert backbone_of(None, None, None) is None
     assert backbone_of(str(letters), None, None).cut == "stage3"
     assert backbone_of("imagenet", "MobileNetV2", 0.35).alpha == 0.35
-    with pytest.raises(ConfigError, match="describe a backbone") as refused:
+    with pytest.raises(ConfigError, match="no backbone that it describes") as refused:
         backbone_of(None, None, 0.35)
     assert refused.value.where == "--alpha"
 
@@ -219,6 +219,14 @@ def test_a_cut_at_a_layer_stays_where_it_is(digits, tmp_path):
     drawn = {**candidate.portfolio[0], "cut": "stage2", "fine_tune": "stage4"}
     plan = candidate.transfer(digits, drawn, own)
     assert (plan.cut, plan.fine_tune) == ("block_3_add", "all")
+
+
+def test_a_file_that_ends_within_a_net_fits_that_cut_only(digits, letters):
+    file = letters / "backbone.keras"
+    part = Backbone.load(file, member="MobileNetV2", alpha=0.35, cut="stage3")
+    candidate = portfolio(("transfer",))[0]
+    plan = candidate.transfer(digits, {**candidate.portfolio[0], "cut": "stage2"}, part)
+    assert plan.cut == "stage3"
 
 
 # --- the same backbone for every worker ---------------------------------------------------------

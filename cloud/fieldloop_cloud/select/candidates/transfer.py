@@ -39,9 +39,16 @@ def _backbone(settings: Settings, backbone: Backbone) -> dict[str, Any]:
         "weights": backbone.weights,
         "member": member,
         "alpha": alpha,
-        "cut": _not_behind(settings["cut"], backbone.cut),
+        "cut": _cut(settings["cut"], backbone),
     }
     return options if settings["pooling"] == _OWN else {**options, "pooling": settings["pooling"]}
+
+
+def _cut(drawn: str, backbone: Backbone) -> str:
+    """Return the cut; a file that ends within a net fits no other one."""
+    if backbone.files and backbone.cut and not backbone.says_itself:
+        return backbone.cut
+    return _not_behind(drawn, backbone.cut)
 
 
 def _not_behind(stage: str, end: str) -> str:

@@ -53,7 +53,12 @@ class Backbone(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def load(
-        cls, weights: Path | str, *, member: str | None = None, alpha: float | None = None
+        cls,
+        weights: Path | str,
+        *,
+        member: str | None = None,
+        alpha: float | None = None,
+        cut: str = "",
     ) -> Self:
         """Look at a backbone without starting TensorFlow.
 
@@ -63,6 +68,7 @@ class Backbone(msgspec.Struct, frozen=True, kw_only=True):
             member: The net, where the weights do not say it; with `imagenet` None lets the search
                 choose.
             alpha: Width of a MobileNet; None for 1.
+            cut: The stage or layer that a file ends at; empty for a whole net.
 
         Raises:
             ConfigError: There is nothing, nothing that fieldloop reads, or nothing that says
@@ -75,13 +81,21 @@ class Backbone(msgspec.Struct, frozen=True, kw_only=True):
         """
         width = 1.0 if alpha is None else alpha
         if str(weights) == IMAGENET:
-            return cls(name=IMAGENET, weights=IMAGENET, member=member, alpha=width)
+            return cls(name=IMAGENET, weights=IMAGENET, member=member, alpha=width, cut=cut)
         path = Path(weights).resolve()
         files = {str(file.relative_to(path.parent)): _sha256(file) for file in files_of(path)}
         facts = read_facts(path)
-        _check_named(path, member, alpha, is_known=facts is not None)
+        is_described = member is not None or alpha is not None or bool(cut)
+        _check_named(path, member, is_known=facts is not None, is_described=is_described)
         if facts is None:
-            return cls(name=path.name, weights=str(path), member=member, alpha=width, files=files)
+            return cls(
+                name=path.name,
+                weights=str(path),
+                member=member,
+                alpha=width,
+                cut=cut,
+                files=files,
+            )
         return cls(
             name=path.name,
             weights=str(path),
@@ -111,6 +125,11 @@ class Backbone(msgspec.Struct, frozen=True, kw_only=True):
         return {name: value for name, value in told.items() if value}
 
     @property
+    def says_itself(self) -> bool:
+        """Whether its directory says which net it is, and where it ends."""
+        return any(Path(name).name == BACKBONE_FACTS for name in self.files)
+
+    @property
     def named(self) -> Self:
         """It without its place on this machine, for a record."""
         return msgspec.structs.replace(self, weights=self.name)
@@ -118,9 +137,11 @@ class Backbone(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def loading(self) -> str:
         """The Python that names it to `train`."""
-        if self.member is None or any(Path(name).name == BACKBONE_FACTS for name in self.files):
+        if self.member is None or self.says_itself:
             return repr(self.name)
-        return f"fl.Backbone.load({self.name!r}, member={self.member!r}, alpha={self.alpha:g})"
+        cut = f", cut={self.cut!r}" if self.cut else ""
+        net = f"member={self.member!r}, alpha={self.alpha:g}{cut}"
+        return f"fl.Backbone.load({self.name!r}, {net})"
 
     def inside(self, directory: Path) -> Self:
         """Return it as it is called where its files lie in another directory."""
@@ -195,12 +216,12 @@ def _sha256(path: Path) -> str:
         raise damaged(path, str(error.strerror)) from error
 
 
-def _check_named(path: Path, member: str | None, alpha: float | None, *, is_known: bool) -> None:
-    if is_known and (member is not None or alpha is not None):
+def _check_named(path: Path, member: str | None, *, is_known: bool, is_described: bool) -> None:
+    if is_known and is_described:
         raise ConfigError(
             "this backbone says itself which net it is",
             where=str(path),
-            advice="Leave member and alpha out.",
+            advice="Leave member, alpha and cut out.",
         )
     if not is_known and member is None:
         raise ConfigError(

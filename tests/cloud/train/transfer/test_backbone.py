@@ -51,6 +51,8 @@ def test_a_file_has_the_hash_that_sha256sum_says_and_needs_a_name(tmp_path):
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     again = "fl.Backbone.load('own.weights.h5', member='MobileNetV2', alpha=0.5)"
     assert found.loading == again
+    part = Backbone.load(path, member="MobileNetV2", cut="stage3")
+    assert part.loading.endswith("alpha=1, cut='stage3')")
 
 
 def test_a_saved_model_is_its_variables(tmp_path):
